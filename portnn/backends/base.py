@@ -1,0 +1,171 @@
+"""What portnn asks of an array library beyond the Array API standard, and the answer that needs no library.
+
+The mathematics sees only ``xp``. What is left over is small: getting arrays in and out of host memory, naming
+devices, saying which dtypes work, and running many training steps as one *chunk*. :class:`Backend` does all of that
+with the standard alone, so a namespace nobody has heard of works as it is; each known library overrides, in one file
+of its own, what it does differently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy
+
+from portnn.errors import BackendError
+
+Array = Any
+State = dict[str, Any]
+Batch = dict[str, Any]
+Metrics = dict[str, Any]
+Step = Callable[[State, Batch, Any], tuple[State, Metrics]]
+Chunk = Callable[[State, Batch, Sequence[Sequence[float]]], tuple[State, Metrics]]
+
+FLOATS = ("float32", "float64")
+
+
+class Backend:
+    """One array library on one device.
+
+    Parameters
+    ----------
+    xp
+        A namespace that follows the Array API standard, 2022.12 or newer.
+    device
+        A device object of that library, or None for its default.
+
+    Attributes
+    ----------
+    name
+        The name by which users ask for it, such as ``"numpy"``.
+    xp, device
+        As given.
+
+    """
+
+    name: str = "array_api"
+    cure: ClassVar[str] = ""  # how to get the library: the pip command
+    root: ClassVar[str] = ""  # the first component of the module that its arrays live in
+
+    def __init__(self, xp: Any, device: Any = None) -> None:
+        self.xp = xp
+        self.device = device
+
+    def __repr__(self) -> str:
+        """``Backend('torch', device='cuda:0')``."""
+        return f"Backend({self.name!r}, device={self.device_name!r})"
+
+    # -- the library ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, device: Any = None) -> Backend:
+        """Import the library and return its backend on ``device``, or raise BackendError with the cure."""
+        raise BackendError(f"backend {cls.name!r} cannot be opened by name; hand in its namespace instead")
+
+    @property
+    def version(self) -> str:
+        """The version of the library."""
+        return str(getattr(self.xp, "__version__", "unknown"))
+
+    def devices(self) -> list[str]:
+        """Names of the devices of this library on this machine."""
+        return [self.device_name]
+
+    @property
+    def device_name(self) -> str:
+        """The device as the user would write it."""
+        return "cpu" if self.device is None else str(self.device)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given (before a clock is read)."""
+
+    def free_memory(self) -> int | None:
+        """Bytes free on the device where it has memory of its own, else None: host data need not be moved."""
+        return None
+
+    def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which portnn computes: current device, precision of matrix products, warnings."""
+        return contextlib.nullcontext()
+
+    # -- arrays -----------------------------------------------------------------------------------------------
+
+    def owns(self, x: object) -> bool:
+        """Whether ``x`` is an array of this library."""
+        return hasattr(x, "__array_namespace__") and x.__array_namespace__() is self.xp
+
+    def device_of(self, x: Array) -> Any:
+        """Return the device that ``x`` lives on."""
+        return x.device
+
+    def is_concrete(self, x: Array) -> bool:
+        """Whether ``x`` has values that can be read now (False inside a trace)."""
+        return True
+
+    def refuse(self, x: Array, who: str, argument: str) -> None:
+        """Raise if ``x``, an array of this library, cannot be used as plain data."""
+
+    def float_dtype(self, name: str) -> Any:
+        """Return the dtype object for ``"float32"`` or ``"float64"``; ValueError where the device lacks it."""
+        if name not in FLOATS:
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {name!r}")
+        if name not in self.dtypes():
+            raise ValueError(f"{self.name} on {self.device_name} has no {name}; {self.float64_cure()}")
+        return getattr(self.xp, name)
+
+    def dtypes(self) -> list[str]:
+        """Names of the float dtypes that work on this device."""
+        info = getattr(self.xp, "__array_namespace_info__", None)
+        if info is None:
+            return list(FLOATS)
+        has = info().dtypes(device=self.device, kind="real floating")
+        return [name for name in FLOATS if name in has]
+
+    def float64_cure(self) -> str:
+        """What to do where float64 is missing."""
+        return "use dtype='float32' or another device"
+
+    def asarray(self, x: Any, dtype: Any = None, *, copy: bool | None = None) -> Array:
+        """Bring a NumPy array, or an array of this library, to this backend's device and to ``dtype``.
+
+        ``copy=True`` promises memory of its own; None shares where the library can.
+        """
+        if not self.owns(x):
+            x = to_native(x)
+        x = self.xp.asarray(x, device=self.device, copy=copy)
+        return x if dtype is None or x.dtype == dtype else self.xp.astype(x, dtype)
+
+    def to_numpy(self, x: Array) -> numpy.ndarray:
+        """Copy or view an array of this library as a NumPy array in host memory."""
+        return numpy.asarray(x)
+
+    # -- speed ------------------------------------------------------------------------------------------------
+
+    def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
+        """Return a function that runs ``steps`` training steps over one gathered chunk of data.
+
+        ``run(state, batch, rows) -> (state, metrics)``: every array of ``batch`` holds ``steps * batch_size`` rows,
+        ``rows`` one row of host scalars per step, and the metrics come back summed over the steps. This one is a
+        plain loop over static slices. ``state`` is given up by the caller.
+        """
+
+        def run(state: State, batch: Batch, rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
+            total: Metrics = {}
+            for k in range(steps):
+                here = slice(k * batch_size, (k + 1) * batch_size)
+                state, metrics = step(state, {name: a[here, ...] for name, a in batch.items()}, rows[k])
+                total = {name: total[name] + m for name, m in metrics.items()} if total else metrics
+            return state, total
+
+        return run
+
+
+def to_native(x: Any) -> numpy.ndarray:
+    """Return a NumPy array that any library accepts: native byte order and no negative strides."""
+    x = numpy.asarray(x)
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in x.strides):  # torch refuses them
+        x = x.copy()
+    return x

@@ -1,0 +1,119 @@
+"""CuPy: NumPy's arrays on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+
+from portnn.backends.base import Array, Backend
+from portnn.errors import BackendError
+
+
+class CupyBackend(Backend):
+    """CuPy on one CUDA device."""
+
+    name = "cupy"
+    cure = 'pip install "portnn[cuda13]" (CUDA 13) or "portnn[cuda12]"'
+    root = "cupy"
+
+    @classmethod
+    def open(cls, device: Any = None) -> Backend:
+        """Import the library; ``device`` is a number, ``"cuda:1"``, ``"cuda"`` or a ``cupy.cuda.Device``."""
+        try:
+            import array_api_compat.cupy as xp
+            import cupy
+        except ImportError as error:
+            raise BackendError(f"cupy cannot be imported ({error}): {cls.cure}") from error
+        if not cupy.cuda.is_available():
+            raise BackendError(
+                f"cupy {cupy.__version__} is installed but sees no CUDA GPU: check `nvidia-smi` and "
+                "CUDA_VISIBLE_DEVICES, or use backend='numpy'"
+            )
+        number = _number(device)
+        if number >= cupy.cuda.runtime.getDeviceCount():
+            raise BackendError(f"cupy has {cupy.cuda.runtime.getDeviceCount()} CUDA device(s), no {device!r}")
+        chosen = cupy.cuda.Device(number)
+        try:
+            # cuBLAS is loaded at the first product only: ask for it now, where the answer can name the cure.
+            with chosen:
+                cupy.matmul(cupy.ones((2, 2), dtype=cupy.float32), cupy.ones((2, 2), dtype=cupy.float32))
+        except (ImportError, RuntimeError) as error:
+            raise BackendError(f"cupy finds no working CUDA toolkit ({error}): {cls.cure}") from error
+        return cls(xp, chosen)
+
+    @property
+    def version(self) -> str:
+        """CuPy's own version."""
+        import cupy
+
+        return str(cupy.__version__)
+
+    @property
+    def device_name(self) -> str:
+        """``cuda:0``."""
+        return f"cuda:{self.device.id}"
+
+    def devices(self) -> list[str]:
+        """Every CUDA device."""
+        import cupy
+
+        return [f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount())]
+
+    def dtypes(self) -> list[str]:
+        """Both."""
+        return ["float32", "float64"]
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        self.device.synchronize()
+
+    def free_memory(self) -> int | None:
+        """Bytes free on the device, and in CuPy's own pool."""
+        import cupy
+
+        return int(self.device.mem_info[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+    @contextlib.contextmanager
+    def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
+        """Make the device current (CuPy computes on the current device) and pin the precision of products."""
+        from cupy import _core
+
+        wanted = _core.COMPUTE_TYPE_TF32 if matmul_precision == "tf32" else _core.COMPUTE_TYPE_DEFAULT
+        before = _core.get_compute_type(numpy.dtype("float32"))
+        with self.device:
+            _core.set_compute_type(numpy.dtype("float32"), wanted)
+            try:
+                yield
+            finally:
+                _core.set_compute_type(numpy.dtype("float32"), before)
+
+    def owns(self, x: object) -> bool:
+        """Whether ``x`` is a CuPy array."""
+        import cupy
+
+        return isinstance(x, cupy.ndarray)
+
+    def asarray(self, x: Any, dtype: Any = None, *, copy: bool | None = None) -> Array:
+        """As the base class, on this backend's device."""
+        with self.device:
+            return super().asarray(x, dtype, copy=copy)
+
+    def to_numpy(self, x: Array) -> numpy.ndarray:
+        """Copy to the host; CuPy never does so by itself."""
+        return x.get()
+
+
+def _number(device: Any) -> int:
+    if device is None:
+        import cupy
+
+        return int(cupy.cuda.Device().id)
+    if isinstance(device, str):
+        kind, _, index = device.partition(":")
+        if kind not in ("cuda", "gpu") or not (index or "0").isdecimal():
+            raise BackendError(f"cupy knows no device {device!r}; devices are named 'cuda:0', 'cuda:1', ...")
+        return int(index or 0)
+    return int(getattr(device, "id", device))

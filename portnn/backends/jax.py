@@ -1,0 +1,133 @@
+"""JAX: arrays never change, and a chunk of steps is one compiled scan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, State, Step
+from portnn.errors import BackendError
+
+
+class JaxBackend(Backend):
+    """JAX on the CPU or on an accelerator."""
+
+    name = "jax"
+    cure = 'pip install "portnn[jax]"'
+    root = "jax"
+
+    @classmethod
+    def open(cls, device: Any = None) -> Backend:
+        """Import the library; ``device`` is a JAX device or a name such as ``"cpu"`` or ``"cuda:0"``."""
+        try:
+            import jax
+            import jax.numpy as xp
+        except ImportError as error:
+            raise BackendError(f"jax cannot be imported ({error}): {cls.cure}") from error
+        if device is None:
+            device = jax.devices()[0]
+        elif isinstance(device, str):
+            platform, _, index = device.partition(":")
+            try:
+                device = jax.devices(platform)[int(index or 0)]
+            except (RuntimeError, ValueError, IndexError):
+                have = ", ".join(sorted({f"{d.platform}:{d.id}" for d in jax.devices()}))
+                raise BackendError(
+                    f"jax has no device {device!r} here (it has {have}); "
+                    'for an NVIDIA GPU: pip install "jax[cuda13]"'
+                ) from None
+        return cls(xp, device)
+
+    @property
+    def version(self) -> str:
+        """JAX's own version."""
+        import jax
+
+        return str(jax.__version__)
+
+    @property
+    def device_name(self) -> str:
+        """``cpu:0``, ``gpu:0``."""
+        return f"{self.device.platform}:{self.device.id}"
+
+    def devices(self) -> list[str]:
+        """Every device of the default platform, and the CPU."""
+        import jax
+
+        found = [*jax.devices(), *jax.devices("cpu")]
+        return list(dict.fromkeys(f"{d.platform}:{d.id}" for d in found))
+
+    def dtypes(self) -> list[str]:
+        """float64 only with ``jax_enable_x64``: without it JAX hands out float32 under that name."""
+        import jax
+
+        return ["float32", "float64"] if jax.config.jax_enable_x64 else ["float32"]
+
+    def float64_cure(self) -> str:
+        """Return the switch, which must be thrown before the first array is made."""
+        return (
+            'enable jax_enable_x64 first: jax.config.update("jax_enable_x64", True), '
+            "or JAX_ENABLE_X64=1 in the environment"
+        )
+
+    def synchronize(self) -> None:
+        """Wait for everything dispatched so far."""
+        import jax
+
+        jax.block_until_ready(jax.device_put(0.0, self.device))
+
+    def free_memory(self) -> int | None:
+        """Bytes free on an accelerator."""
+        stats = self.device.memory_stats() if self.device.platform != "cpu" else None
+        return int(stats["bytes_limit"] - stats["bytes_in_use"]) if stats else None
+
+    def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
+        """Products in full float32 unless asked otherwise; JAX's own default on recent GPUs is TF32."""
+        import jax
+
+        return jax.default_matmul_precision("tensorfloat32" if matmul_precision == "tf32" else "highest")
+
+    def owns(self, x: object) -> bool:
+        """Whether ``x`` is a JAX array or a tracer of one."""
+        import jax
+
+        return isinstance(x, jax.Array)
+
+    def device_of(self, x: Array) -> Any:
+        """Return the one device of a committed array; None for a tracer or a sharded array."""
+        device = x.device if self.is_concrete(x) else None
+        return device if hasattr(device, "platform") else None
+
+    def is_concrete(self, x: Array) -> bool:
+        """Not inside ``jit``, ``grad`` or ``vmap``."""
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+
+    def to_numpy(self, x: Array) -> numpy.ndarray:
+        """Copy to the host."""
+        return numpy.asarray(x)
+
+    def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
+        """One compiled ``lax.scan`` over the steps; the state's memory is donated to its successor."""
+        import jax
+
+        def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
+            batch, h = row
+            return step(state, batch, h)
+
+        def scan(state: State, batch: Batch, rows: Array) -> tuple[State, Metrics]:
+            split = {name: a.reshape(steps, batch_size, *a.shape[1:]) for name, a in batch.items()}
+            state, metrics = jax.lax.scan(body, state, (split, rows), unroll=min(8, steps))
+            return state, {name: m.sum(axis=0) for name, m in metrics.items()}
+
+        compiled = jax.jit(scan, donate_argnums=0)
+
+        def run(state: State, batch: Batch, rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
+            table = numpy.asarray(rows, dtype=state["params"].dtype)
+            return compiled(state, batch, jax.device_put(table, self.device))
+
+        return run

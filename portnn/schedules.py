@@ -1,0 +1,161 @@
+"""Learning rates as functions of the number of the step.
+
+A schedule is any ``f(step) -> learning rate``; ``step`` counts the optimizer's updates from 0. It is evaluated on the
+host in float64. A plain number is a constant one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Schedule = Callable[[int], float]
+
+
+def constant(learning_rate: float) -> Schedule:
+    """Return the schedule that is always ``learning_rate``."""
+    return lambda step: learning_rate
+
+
+def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
+    """Return learning_rate factor^floor(step / every).
+
+    Examples
+    --------
+    >>> f = step_decay(1.0, every=10, factor=0.5)
+    >>> f(9), f(10), f(25)
+    (1.0, 0.5, 0.25)
+
+    """
+    _at_least("step_decay", every=(every, 1))
+    return lambda step: learning_rate * factor ** (step // every)
+
+
+def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
+    """Return learning_rate factor^(step / every).
+
+    Examples
+    --------
+    >>> exponential(1.0, every=2, factor=0.25)(1)
+    0.5
+
+    """
+    _at_least("exponential", every=(every, 1))
+    return lambda step: learning_rate * factor ** (step / every)
+
+
+def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
+    """Return learning_rate / (step + 1)^power, scikit-learn's ``invscaling``.
+
+    Examples
+    --------
+    >>> inverse_scaling(1.0)(3)
+    0.5
+
+    """
+    return lambda step: learning_rate / (step + 1) ** power
+
+
+def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
+    """Return a linear rise over ``warmup`` steps, then half a cosine from ``learning_rate`` to ``final`` at ``steps``.
+
+    With k = (step - warmup) / (steps - warmup): final + (learning_rate - final)(1 + cos(pi k)) / 2. The first step of
+    a warm-up has learning_rate / (warmup + 1), not 0. Source: Loshchilov, Hutter, "SGDR", ICLR 2017, equation 5.
+
+    Examples
+    --------
+    >>> f = cosine(1.0, steps=10, warmup=1)
+    >>> f(0), f(1), f(10), f(99)
+    (0.5, 1.0, 0.0, 0.0)
+
+    """
+    _at_least("cosine", steps=(steps, warmup + 1), warmup=(warmup, 0))
+
+    def f(step: int) -> float:
+        if step < warmup:
+            return learning_rate * (step + 1) / (warmup + 1)
+        k = min((step - warmup) / (steps - warmup), 1.0)
+        return final + (learning_rate - final) * 0.5 * (1.0 + math.cos(math.pi * k))
+
+    return f
+
+
+def one_cycle(
+    learning_rate: float, steps: int, rise: float = 0.3, start: float = 1 / 25, final: float = 1e-4
+) -> Schedule:
+    """Return half a cosine up to ``learning_rate`` over the fraction ``rise`` of ``steps``, then one down.
+
+    It begins at start * learning_rate and ends, at step ``steps - 1``, at final * start * learning_rate, as
+    torch's OneCycleLR does. Source: Smith, Topin, "Super-convergence", arXiv 1708.07120.
+
+    Examples
+    --------
+    >>> f = one_cycle(1.0, steps=11, rise=0.5, start=0.5, final=0.0)
+    >>> f(0), f(4), round(f(10), 12)
+    (0.5, 1.0, 0.0)
+
+    """
+    _at_least("one_cycle", steps=(steps, 2))
+    peak = rise * steps - 1.0
+
+    def f(step: int) -> float:
+        low, high = start * learning_rate, learning_rate
+        if step <= peak:
+            k = step / peak
+        else:
+            low, k = low * final, 1.0 - min((step - peak) / (steps - 1.0 - peak), 1.0)
+        return low + (high - low) * 0.5 * (1.0 - math.cos(math.pi * k))
+
+    return f
+
+
+@dataclass
+class ReduceOnPlateau:
+    """Multiply the rate by ``factor`` when the loss has not fallen for ``patience`` epochs.
+
+    ``fit`` calls :meth:`observe` after each epoch with the validation loss, or the training loss where there is none.
+    A fall counts when the loss is below best (1 - threshold), as in torch's scheduler of that name.
+
+    Examples
+    --------
+    >>> rate = ReduceOnPlateau(1.0, factor=0.5, patience=0)
+    >>> rate.observe(3.0), rate(0), rate.observe(3.0), rate(0)
+    (None, 1.0, None, 0.5)
+
+    """
+
+    learning_rate: float
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    minimum: float = 0.0
+    best: float = field(default=math.inf, init=False)
+    bad_epochs: int = field(default=0, init=False)
+    current: float = field(default=math.nan, init=False)
+
+    def __post_init__(self) -> None:
+        """Start at the full rate."""
+        if not 0.0 < self.factor < 1.0:
+            raise ValueError(f"ReduceOnPlateau: factor must be in (0, 1), got {self.factor}")
+        self.current = self.learning_rate
+
+    def __call__(self, step: int) -> float:
+        """Return the rate in force."""
+        return self.current
+
+    def observe(self, loss: float) -> None:
+        """Take note of the loss of an epoch."""
+        if loss < self.best * (1.0 - self.threshold) or self.best == math.inf:
+            self.best, self.bad_epochs = loss, 0
+        else:
+            self.bad_epochs += 1
+        if self.bad_epochs > self.patience:
+            self.current = max(self.current * self.factor, self.minimum)
+            self.bad_epochs = 0
+
+
+def _at_least(who: str, **arguments: tuple[int, int]) -> None:
+    for name, (value, least) in arguments.items():
+        if value < least:
+            raise ValueError(f"{who}: {name} must be at least {least}, got {value}")
