@@ -1,6 +1,36 @@
-"""A multilayer perceptron written once against the Python Array API."""
+"""A multilayer perceptron written once, against the Python Array API standard: NumPy, CuPy, PyTorch, JAX and others.
 
+This file only hands names on.
+"""
+
+from portnn import datasets, initializers, losses, primitives, random, schedules, testing
+from portnn.backends import available as backends
 from portnn.errors import BackendError, FormatError, NonFiniteError
+from portnn.mlp import MLP
+from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from portnn.training import History, evaluate, fit, predict
 
-__all__ = ["BackendError", "FormatError", "NonFiniteError"]
 __version__ = "0.1.0"
+__all__ = [
+    "MLP",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BackendError",
+    "FormatError",
+    "History",
+    "NonFiniteError",
+    "RMSprop",
+    "backends",
+    "datasets",
+    "evaluate",
+    "fit",
+    "initializers",
+    "losses",
+    "predict",
+    "primitives",
+    "random",
+    "schedules",
+    "testing",
+]

@@ -43,7 +43,7 @@ def check_seed(seed: object, who: str = "seed") -> int:
         return int.from_bytes(os.urandom(8), "little")
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"{who}: seed must be an integer in [0, 2**64) or None, got {seed!r}")
-    number = operator.index(seed)  # type: ignore[arg-type]
+    number = operator.index(seed)
     if not 0 <= number < 2**64:
         raise ValueError(f"{who}: seed must be in [0, 2**64), got {number}")
     return number

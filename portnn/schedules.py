@@ -91,18 +91,20 @@ def one_cycle(
 
     Examples
     --------
-    >>> f = one_cycle(1.0, steps=11, rise=0.5, start=0.5, final=0.0)
-    >>> f(0), f(4), round(f(10), 12)
+    >>> f = one_cycle(1.0, steps=12, rise=0.5, start=0.5, final=0.0)
+    >>> f(0), f(5), round(f(11), 12)
     (0.5, 1.0, 0.0)
 
     """
     _at_least("one_cycle", steps=(steps, 2))
-    peak = rise * steps - 1.0
+    if not 0.0 < rise < 1.0:
+        raise ValueError(f"one_cycle: rise must be in (0, 1), got {rise}")
+    peak = max(rise * steps - 1.0, 0.0)
 
     def f(step: int) -> float:
         low, high = start * learning_rate, learning_rate
         if step <= peak:
-            k = step / peak
+            k = step / peak if peak else 1.0
         else:
             low, k = low * final, 1.0 - min((step - peak) / (steps - 1.0 - peak), 1.0)
         return low + (high - low) * 0.5 * (1.0 - math.cos(math.pi * k))

@@ -36,8 +36,7 @@ class JaxBackend(Backend):
             except (RuntimeError, ValueError, IndexError):
                 have = ", ".join(sorted({f"{d.platform}:{d.id}" for d in jax.devices()}))
                 raise BackendError(
-                    f"jax has no device {device!r} here (it has {have}); "
-                    'for an NVIDIA GPU: pip install "jax[cuda13]"'
+                    f'jax has no device {device!r} here (it has {have}); for an NVIDIA GPU: pip install "jax[cuda13]"'
                 ) from None
         return cls(xp, device)
 
@@ -64,7 +63,7 @@ class JaxBackend(Backend):
         """float64 only with ``jax_enable_x64``: without it JAX hands out float32 under that name."""
         import jax
 
-        return ["float32", "float64"] if jax.config.jax_enable_x64 else ["float32"]
+        return ["float32", "float64"] if jax.config.read("jax_enable_x64") else ["float32"]
 
     def float64_cure(self) -> str:
         """Return the switch, which must be thrown before the first array is made."""

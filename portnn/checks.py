@@ -1,0 +1,267 @@
+"""What users hand in, looked at once, before any kernel runs: shapes, dtypes, values, weights.
+
+In hot code only metadata is looked at; the functions here that read values do so through one host copy of the targets
+and one pass over the inputs. The wording is scikit-learn's where it has one, so that a search finds the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+
+from portnn.backends import Array, Backend, get_backend
+from portnn.losses import Loss
+
+_BLOCK = 8192  # rows looked at in one go: bounds the memory of a check
+
+
+def check_array(x: Any, who: str, argument: str) -> Backend:
+    """Return the backend that ``x`` belongs to; TypeError or ValueError where it cannot be computed with."""
+    if hasattr(x, "mask") and isinstance(x, numpy.ma.MaskedArray):
+        raise TypeError(
+            f"{who}: masked arrays are not supported, {argument} is one; fill it with {argument}.filled(...)"
+        )
+    if hasattr(x, "tocsr"):
+        raise TypeError(f"{who}: Sparse data was passed for {argument}, dense data is required: {argument}.toarray()")
+    if not hasattr(x, "dtype") or not hasattr(x, "shape") or hasattr(x, "columns"):
+        raise TypeError(
+            f"{who}: {argument} is a {type(x).__name__}, which is not a supported array type; "
+            f"convert it first, for example numpy.asarray({argument})"
+        )
+    if isinstance(x, numpy.generic):
+        x = numpy.asarray(x)
+    backend = get_backend(x)
+    kind = getattr(x.dtype, "kind", "")
+    if kind in "OUSV" and kind:
+        raise ValueError(
+            f"{who}: could not convert string to float: {argument} has dtype {x.dtype}"
+            if kind != "O"
+            else f"{who}: {argument} has dtype object and could not convert string to float; use numbers"
+        )
+    if "complex" in str(x.dtype):
+        raise ValueError(f"{who}: Complex data not supported: {argument} has dtype {x.dtype}")
+    backend.refuse(x, who, argument)
+    return backend
+
+
+def check_features(x: Array, n_features: int, who: str, *, members: int | None = None) -> None:
+    """Raise ValueError unless ``x`` is ``(batch, n_features)``, or ``(members, batch, n_features)`` with members."""
+    shape = tuple(x.shape)
+    if len(shape) < 2:
+        raise ValueError(
+            f"{who}: Expected 2D array, got {len(shape)}D array instead (x has shape {shape}). Reshape your data: "
+            "x.reshape(-1, 1) for one feature, x.reshape(1, -1) for one sample"
+        )
+    if len(shape) > 2 and not (members is not None and len(shape) == 3 and shape[0] == members):
+        raise ValueError(
+            f"{who}: Found array with dim 3 or more (x has shape {shape}), expected (batch, {n_features}); flatten "
+            "each sample: x.reshape(x.shape[0], -1)"
+        )
+    if shape[-1] == 0:
+        raise ValueError(f"{who}: Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required.")
+    if shape[-1] != n_features:
+        raise ValueError(
+            f"{who}: X has {shape[-1]} features, but MLP is expecting {n_features} features as input: "
+            f"x has {shape[-1]} features, the network expects {n_features} (x has shape {shape})"
+        )
+
+
+def check_place(x: Array, theirs: Backend, ours: Backend, who: str, argument: str = "x") -> None:
+    """Raise ValueError unless ``x`` is on the library and the device of the parameters."""
+    if theirs.name != ours.name or not ours.owns(x):
+        raise ValueError(
+            f"{who}: {argument} is a {theirs.name} array, the parameters are {ours.name} arrays on "
+            f"{ours.device_name}; use model.to(backend={theirs.name!r}) or convert {argument}"
+        )
+    device = ours.device_of(x)
+    if device is not None and ours.device is not None and device != ours.device:
+        raise ValueError(
+            f"{who}: {argument} is on device {theirs.device_name}, the parameters are on {ours.device_name}; move "
+            f"one of them: model.to(device={theirs.device_name!r})"
+        )
+
+
+def check_samples(who: str, **arrays: Any) -> int:
+    """Return the number of samples that the arrays (None is passed over) agree on, at least one."""
+    lengths = {name: a.shape[0] if len(a.shape) else 0 for name, a in arrays.items() if a is not None}
+    n = next(iter(lengths.values()))
+    if len(set(lengths.values())) > 1:
+        names = ", ".join(lengths)
+        raise ValueError(
+            f"{who}: Found input variables with inconsistent numbers of samples: {list(lengths.values())} ({names})"
+        )
+    if n == 0:
+        x = next(iter(arrays.values()))
+        raise ValueError(
+            f"{who}: empty batch: Found array with 0 sample(s) (shape={tuple(x.shape)}) "
+            "while a minimum of 1 is required."
+        )
+    return int(n)
+
+
+def check_finite(x: Array, backend: Backend, dtype_name: str, who: str) -> None:
+    """Raise ValueError if ``x`` holds a NaN, an infinity or a number too large for the network's dtype."""
+    xp, floats = backend.xp, backend.xp.isdtype(x.dtype, "real floating")
+    if not floats:  # every integer type fits in float32's range
+        return
+    dtype = backend.float_dtype(dtype_name)
+    with backend.scope():
+        for start in range(0, x.shape[0], _BLOCK):
+            block = x[start : start + _BLOCK, ...]
+            if bool(xp.all(xp.isfinite(xp.astype(block, dtype, copy=False)))):
+                continue
+            bad = backend.to_numpy(block)
+            row, *column = (int(i) for i in numpy.argwhere(~numpy.isfinite(bad.astype(dtype_name)))[0])
+            at, value = f"first at row {start + row}, feature {column[-1]}", bad[row, *column]
+            if numpy.isnan(value):
+                raise ValueError(f"{who}: Input X contains NaN, {at}")
+            if numpy.isinf(value):
+                raise ValueError(f"{who}: Input X contains infinity, {at}")
+            raise ValueError(
+                f"{who}: Input X contains a value too large for dtype({dtype_name!r}), {at}: {value}; "
+                "scale the data or use dtype='float64'"
+            )
+
+
+def check_targets(t: Any, loss: Loss, n_samples: int, n_outputs: int, dtype_name: str, who: str) -> numpy.ndarray:
+    """Return the targets as a checked host array: int64 labels ``(n,)``, or floats ``(n, n_outputs)``.
+
+    Labels are range-checked here because nothing below does it alike: an index out of range is an error on NumPy,
+    wraps on torch and CuPy, gives NaN on JAX, and a silent row of zeros in a one-hot matrix.
+    """
+    if t is None:
+        raise ValueError(f"{who}: requires y to be passed, but the target y is None (argument t)")
+    backend = check_array(t, who, "t")
+    t = backend.to_numpy(t)
+    if t.ndim == 0 or t.shape[0] != n_samples:
+        got = [n_samples, t.shape[0] if t.ndim else 0]
+        raise ValueError(f"{who}: Found input variables with inconsistent numbers of samples: {got} (x, t)")
+    if t.dtype.kind == "f" and not numpy.isfinite(t).all():
+        row = int(numpy.argwhere(~numpy.isfinite(t))[0][0])
+        what = "NaN" if numpy.isnan(t[row]).any() else "infinity"
+        raise ValueError(f"{who}: Input y contains {what} (argument t, first at row {row})")
+    if loss.kind == "classes" and t.ndim == 1:
+        return _check_labels(t, n_outputs, who)
+    if t.ndim == 1 and n_outputs == 1:
+        t = t[:, None]
+    if t.shape != (n_samples, n_outputs):
+        raise ValueError(
+            f"{who}: t has shape {t.shape}, {loss.name} of a network with {n_outputs} outputs expects "
+            + (f"integer labels ({n_samples},) or " if loss.kind == "classes" else "")
+            + f"({n_samples}, {n_outputs})"
+        )
+    t = t.astype(dtype_name)
+    if not numpy.isfinite(t).all():
+        raise ValueError(f"{who}: Input y contains a value too large for dtype({dtype_name!r}) (argument t)")
+    if loss.kind == "classes":
+        slack = 8 * n_outputs * float(numpy.finfo(dtype_name).eps)  # rounding of a row of quotients
+        off = numpy.flatnonzero((abs(t.sum(axis=1, dtype="float64") - 1.0) > slack) | (t < 0.0).any(axis=1))
+        if off.size:
+            row = int(off[0])
+            total = float(t[row].sum(dtype="float64"))
+            raise ValueError(
+                f"{who}: row {row} of t is not a distribution over classes: "
+                f"it sums to {total:.6g}, its lowest is {t[row].min():.6g}"
+            )
+    if loss.kind == "binary" and ((t < 0.0) | (t > 1.0)).any():
+        row = int(numpy.argwhere((t < 0.0) | (t > 1.0))[0][0])
+        raise ValueError(f"{who}: {loss.name} expects t in [0, 1], row {row} is outside")
+    return t
+
+
+def _check_labels(t: numpy.ndarray, n_classes: int, who: str) -> numpy.ndarray:
+    if t.dtype.kind not in "iub":
+        raise TypeError(
+            f"{who}: cross_entropy expects integer labels of shape (n,) or rows of probabilities, got dtype {t.dtype} "
+            f"of shape {t.shape}; convert with t.astype('int64')"
+        )
+    bad = numpy.flatnonzero((t < 0) | (t >= n_classes))
+    if bad.size:
+        row = int(bad[0])
+        raise ValueError(f"{who}: label {int(t[row])} at row {row} out of range [0, {n_classes - 1}]")
+    return t.astype("int64")
+
+
+def check_sample_weight(weight: Any, n_samples: int, who: str) -> numpy.ndarray | None:
+    """Return sample weights as a checked float64 host array ``(n,)``, or None."""
+    if weight is None:
+        return None
+    w = check_array(weight, who, "sample_weight").to_numpy(weight)
+    if w.shape != (n_samples,):
+        raise ValueError(f"{who}: sample_weight has shape {w.shape}, expected ({n_samples},)")
+    w = w.astype("float64")
+    if not numpy.isfinite(w).all():
+        raise ValueError(f"{who}: sample_weight contains NaN or infinity")
+    if (w < 0.0).any():
+        raise ValueError(f"{who}: sample_weight must be non-negative, got {w.min():g}")
+    if not w.any():
+        raise ValueError(f"{who}: sample_weight must have at least one non-zero number; all weights are zero")
+    return w
+
+
+def class_weights(spec: Any, t: numpy.ndarray, loss: Loss, n_outputs: int, who: str) -> numpy.ndarray | None:
+    """Return one float64 weight per class, or per output of a loss without classes, from what the user gave.
+
+    A mapping (classes left out count 1), a sequence, or ``"balanced"``: n / (n_classes * number of the class).
+    """
+    if spec is None:
+        return None
+    n_classes = 2 if loss.kind == "binary" and n_outputs == 1 else n_outputs
+    if isinstance(spec, str):
+        if spec != "balanced" or loss.kind == "values":
+            raise ValueError(
+                f"{who}: class_weight must be a mapping, a sequence or 'balanced' (classes only), got {spec!r}"
+            )
+        counts = _memberships(t, n_classes).sum(axis=0, dtype="float64")
+        return t.shape[0] / (n_classes * numpy.maximum(counts, 1.0))
+    if isinstance(spec, Mapping):
+        unknown = [c for c in spec if c not in range(n_classes)]
+        if unknown:
+            raise ValueError(f"{who}: class_weight names class {unknown[0]!r}, the classes are 0 to {n_classes - 1}")
+        spec = [spec.get(c, 1.0) for c in range(n_classes)]
+    w = numpy.asarray(spec, dtype="float64")
+    if w.shape != (n_classes,) or not numpy.isfinite(w).all() or (w < 0.0).any() or not w.any():
+        raise ValueError(
+            f"{who}: class_weight must be {n_classes} non-negative finite numbers, not all zero; got shape {w.shape}"
+        )
+    return w
+
+
+def _memberships(t: numpy.ndarray, n_classes: int) -> numpy.ndarray:
+    """Return how much each sample belongs to each class: ``(n, n_classes)``."""
+    if t.ndim == 1:
+        return (t[:, None] == numpy.arange(n_classes)).astype("float64")
+    return numpy.concatenate([1.0 - t, t], axis=1) if t.shape[1] == 1 and n_classes == 2 else t
+
+
+def fold_class_weights(
+    weights: numpy.ndarray | None, t: numpy.ndarray, loss: Loss, sample_weight: numpy.ndarray | None
+) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+    """Return (sample_weight, output_share): a class weighs its samples; without classes a weight is an output's."""
+    if weights is None:
+        return sample_weight, None
+    if loss.kind == "classes" or (loss.kind == "binary" and t.shape[1] == 1):
+        own = _memberships(t, weights.shape[0]) @ weights
+        return own if sample_weight is None else own * sample_weight, None
+    return sample_weight, weights / weights.sum()
+
+
+def check_count(who: str, name: str, value: object, least: int = 1) -> int:
+    """Return ``value`` as a Python int of at least ``least``; ValueError otherwise (True and 2.5 are no counts)."""
+    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool | numpy.bool_)
+    if not ok or operator.index(value) < least:  # type: ignore[arg-type]
+        raise ValueError(f"{who}: {name} must be an int in the range [{least}, inf). Got {value!r}")
+    return operator.index(value)  # type: ignore[arg-type]
+
+
+def check_number(who: str, name: str, value: object, low: float, *, open_low: bool = False) -> float:
+    """Return ``value`` as a Python float in [low, inf), or (low, inf)."""
+    ok = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or value < low or (open_low and value == low):  # type: ignore[operator]
+        raise ValueError(f"{who}: {name} must be a finite number {'>' if open_low else '>='} {low:g}, got {value!r}")
+    return float(value)  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Where a NaN came from: a chunk that went wrong, played again one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from portnn.backends import Array
+from portnn.backends.base import Batch, State, Step
+from portnn.mlp import MLP
+from portnn.primitives import linear
+
+
+def first_non_finite(
+    model: MLP, step: Step, state: State, batch: Batch, rows: Sequence[Any], steps: int, batch_size: int
+) -> tuple[State, int, str]:
+    """Return the last finite state, the number of the step in the chunk that left it, and what was first not finite."""
+    for k in range(steps):
+        here = slice(k * batch_size, (k + 1) * batch_size)
+        part = {name: a[here, ...] for name, a in batch.items()}
+        trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
+        trial, metrics = step(trial, part, rows[k])
+        if not _finite(model, metrics["loss"]) or not _finite(model, trial["params"]):
+            return state, k, _where(model, state["params"], trial["params"], metrics["loss"], part["x"])
+        state = trial
+    return state, steps - 1, "a value was not finite, but not when the steps were run one by one"
+
+
+def _where(model: MLP, params: Array, updated: Array, loss: Array, x: Array) -> str:
+    for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
+        z, _ = linear(x, weight, None if layer.bias is None else params[..., layer.bias])
+        x, _ = layer.activation(z)
+        if not _finite(model, z) or not _finite(model, x):
+            return f"the outputs of layer {i} are NaN or infinity"
+    if not _finite(model, loss):
+        return "the loss is NaN or infinity"
+    for i, layer in enumerate(model.layers):
+        if not _finite(model, updated[..., layer.weight]):
+            return f"the update of weights[{i}] (layer {i}) is NaN or infinity"
+        if layer.bias is not None and not _finite(model, updated[..., layer.bias]):
+            return f"the update of biases[{i}] (layer {i}) is NaN or infinity"
+    return "a value is NaN or infinity"
+
+
+def _finite(model: MLP, a: Array) -> bool:
+    return bool(model.backend.xp.all(model.backend.xp.isfinite(a)))

@@ -1,0 +1,89 @@
+"""Samples on their way to the device: kept there, or gathered on the host chunk by chunk where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+
+from portnn import random
+from portnn.backends import Array, Backend
+from portnn.backends.base import Batch
+
+CHUNK_ROWS = 8192  # rows gathered at once: a few MB, so that host reads are rare and memory stays bounded
+
+
+class Feed:
+    """Batches of ``x`` (cast to the network's dtype) and of the arrays that go with it.
+
+    Parameters
+    ----------
+    backend
+        Where the batches go.
+    x
+        ``(n, features)``, an array of the backend's library (it stays where it is) or of NumPy. A NumPy array is moved
+        once if it takes less than ``share`` of the device's free memory; otherwise each chunk is moved by itself.
+    others
+        Host arrays of n rows, such as targets and weights; None is left out.
+    dtype
+        Of the batches of x.
+
+    """
+
+    def __init__(
+        self, backend: Backend, x: Array, others: dict[str, numpy.ndarray | None], dtype: Any, share: float = 0.6
+    ) -> None:
+        self.backend, self.dtype, self.n = backend, dtype, int(x.shape[0])
+        free = backend.free_memory()
+        self.streamed = not backend.owns(x) and free is not None and x.nbytes > share * free
+        self.x = x if self.streamed or backend.owns(x) else backend.asarray(x)
+        self.others = {name: backend.asarray(a) for name, a in others.items() if a is not None}
+
+    def gather(self, rows: slice | numpy.ndarray) -> Batch:
+        """Return the rows at a slice or at host indices, on the device, x in the network's dtype."""
+        xp = self.backend.xp
+        index = rows if isinstance(rows, slice) else self.backend.asarray(rows)
+
+        def pick(a: Array) -> Array:
+            return a[index, ...] if isinstance(index, slice) else xp.take(a, index, axis=0)
+
+        x = self.backend.asarray(self.x[rows, ...]) if self.streamed else pick(self.x)
+        x = x if x.dtype == self.dtype else xp.astype(x, self.dtype)
+        return {"x": x, **{name: pick(a) for name, a in self.others.items()}}
+
+    def in_order(self, rows: int = CHUNK_ROWS) -> Iterator[Batch]:
+        """Go through all samples once, as they stand."""
+        for start in range(0, self.n, rows):
+            yield self.gather(slice(start, min(start + rows, self.n)))
+
+
+def plan(n: int, batch_size: int, chunk_rows: int = CHUNK_ROWS) -> list[tuple[int, int, int]]:
+    """Cut an epoch into chunks: (first row, steps, batch size), the last batch smaller where n is no multiple.
+
+    The number of steps is the one in the upper half of what ``chunk_rows`` allows that leaves the least over, since a
+    compiling library compiles each shape once.
+
+    Examples
+    --------
+    >>> plan(10, 3, chunk_rows=6)
+    [(0, 2, 3), (6, 1, 3), (9, 1, 1)]
+
+    """
+    full = n // batch_size
+    longest = max(1, min(full, chunk_rows // batch_size))
+    steps = min(range(longest, longest // 2, -1), key=lambda k: full % k)
+    cut = [(k * batch_size, min(steps, full - k), batch_size) for k in range(0, full, steps)]
+    return cut + ([(full * batch_size, 1, n % batch_size)] if n % batch_size else [])
+
+
+def split(n: int, fraction: float, seed: int, who: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the indices of the training and of the validation samples: a pure function of (n, fraction, seed)."""
+    held = -int(-fraction * n // 1) if 0.0 < fraction < 1.0 else 0
+    if not 0 < held < n:
+        raise ValueError(
+            f"{who}: validation_split={fraction!r} of {n} samples leaves none for one side (the validation set is "
+            "too small, or the training set); expected a fraction in (0, 1)"
+        )
+    order = random.permutation(random.fold_in(random.key(seed), random.Purpose.SPLIT), n)
+    return numpy.sort(order[held:]), numpy.sort(order[:held])

@@ -1,0 +1,395 @@
+"""The network: one flat vector of parameters, and the list of pullbacks run in reverse."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from portnn import checks, model_file
+from portnn.activations import describe_activation
+from portnn.backends import HOST, Array, device, get_backend, namespace, one_of
+from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
+from portnn.losses import get_loss, penalty, weighted_mean
+from portnn.primitives import Pullback, linear
+
+
+class MLP:
+    """A multilayer perceptron: x -> activation(x weight + bias), layer after layer; the last one gives raw outputs.
+
+    Parameters
+    ----------
+    sizes
+        Numbers of features, from inputs to outputs; ``[n, k]`` alone is a linear model.
+    activation
+        One name or (value, pullback) function for all hidden layers, or a sequence: one for each hidden layer, or one
+        for every layer, outputs included (which otherwise have none). Names: identity, relu, leaky_relu, elu, selu,
+        tanh, sigmoid, softplus, gelu, gelu_tanh, silu, mish; ``"leaky_relu(0.2)"`` sets the slope, ``"elu(0.5)"``
+        alpha. A function of yours takes z and returns ``y, vjp``.
+    init
+        The initial weights: a name of :mod:`portnn.initializers`, one of its functions, or a sequence of one per layer.
+    bias
+        True, False, or a sequence of one per layer.
+    dtype
+        ``"float32"`` or ``"float64"``: of parameters, activations, gradients and optimizer state.
+    backend, device
+        Where the parameters live: a name, a namespace that follows the Array API standard, or an array.
+    seed
+        An integer in [0, 2**64), None for one from the operating system, or one for each member.
+    members
+        None for one network; M for M networks that compute together, with seeds seed, seed + 1, ...
+    matmul_precision
+        ``"float32"``, or ``"tf32"`` for faster and coarser products where the device has them.
+
+    Attributes
+    ----------
+    params
+        ``(n_params,)`` or ``(members, n_params)``: weight 0 row by row, bias 0, weight 1, bias 1, ...
+    weights, biases
+        Tuples of views into ``params``: ``(in_features, out_features)`` and ``(out_features,)``, after the member axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = MLP([2, 3, 1], activation="tanh", dtype="float64")
+    >>> model
+    MLP([2, 3, 1], activation='tanh', dtype='float64', backend='numpy', device='cpu')
+    >>> model.n_params, model(np.asarray([[0.0, 1.0]])).shape
+    (13, (1, 1))
+
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: Any = "relu",
+        init: Any = "he_normal",
+        bias: bool | Sequence[bool] = True,
+        dtype: str = "float32",
+        backend: Any = "numpy",
+        device: Any = None,
+        seed: int | Sequence[int] | None = 0,
+        members: int | None = None,
+        matmul_precision: str = "float32",
+    ) -> None:
+        self.sizes = check_sizes(sizes)
+        self.layers = layout(self.sizes, activation, bias)
+        self.backend = get_backend(backend, device)
+        self.dtype = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+        self.matmul_precision = one_of("matmul_precision", matmul_precision, ("float32", "tf32"))
+        self.members = None if members is None else checks.check_count("MLP", "members", members)
+        self.seed, seeds = check_seeds(seed, self.members)
+        dtype_object = self.backend.float_dtype(self.dtype)
+        start = initial_params(self.layers, per_layer("init", init, len(self.layers)), seeds)
+        self._params = self.backend.asarray(start if members is not None else start[0, :], dtype_object, copy=True)
+        if self._params.dtype != dtype_object:  # a library that hands out another width under that name
+            raise ValueError(f"MLP: {self.backend.name} gave {self._params.dtype} for dtype {self.dtype!r}")
+
+    def __repr__(self) -> str:
+        """Show what was asked for."""
+        names = [describe_activation(layer.activation) for layer in self.layers]
+        shared = len(set(names[:-1])) <= 1 and names[-1] == "identity"
+        shown = repr((names[0] if len(names) > 1 else "identity") if shared else names)
+        extra = "" if self.members is None else f", members={self.members}"
+        return (
+            f"MLP({self.sizes}, activation={shown}, dtype={self.dtype!r}, backend={self.backend.name!r}, "
+            f"device={self.backend.device_name!r}{extra})"
+        )
+
+    # -- parameters -------------------------------------------------------------------------------------------
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters of one network: the sum of (fan_in + 1) fan_out over the layers with a bias."""
+        last = self.layers[-1]
+        return (last.weight if last.bias is None else last.bias).stop
+
+    @property
+    def params(self) -> Array:
+        """The parameters, one flat vector (per member); set it to copy new values in."""
+        return self._params
+
+    @params.setter
+    def params(self, value: Array) -> None:
+        if tuple(value.shape) != tuple(self._params.shape):
+            shape = tuple(self._params.shape)
+            raise ValueError(f"MLP.params: got shape {tuple(value.shape)}, expected {shape}")
+        self._params = self.backend.asarray(value, self._params.dtype, copy=True)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Views of the weights, ``(in_features, out_features)`` each."""
+        return self.weights_of(self._params)
+
+    @property
+    def biases(self) -> tuple[Array | None, ...]:
+        """Views of the biases, ``(out_features,)`` each; None where a layer has none."""
+        return tuple(None if layer.bias is None else self._params[..., layer.bias] for layer in self.layers)
+
+    def decayed(self) -> Array:
+        """Return a vector that is 1 where a parameter is a weight and 0 where it is a bias, which no decay touches."""
+        mask = HOST.xp.zeros(self.n_params, dtype=HOST.xp.float32)
+        for layer in self.layers:
+            mask[layer.weight] = 1.0
+        return self.backend.asarray(mask, self._params.dtype)
+
+    def weights_of(self, params: Array) -> tuple[Array, ...]:
+        """Return the views of the weights in any vector like ``params``, a gradient for example."""
+        xp, lead = namespace(params), params.shape[:-1]
+        return tuple(xp.reshape(params[..., a.weight], (*lead, a.fan_in, a.fan_out)) for a in self.layers)
+
+    # -- forward and backward ---------------------------------------------------------------------------------
+
+    def apply(self, params: Array, x: Array) -> Array:
+        """Return the raw outputs for given parameters: the pure twin of calling the model.
+
+        Works on arrays of any conforming library, under ``jax.jit`` and ``jax.grad``, and with autograd tensors.
+
+        Parameters
+        ----------
+        params
+            ``(n_params,)`` or ``(members, n_params)``.
+        x
+            ``(batch, n_features)`` in the dtype of ``params``.
+
+        """
+        return self.forward(params, x)[0]
+
+    def forward(
+        self, params: Array, x: Array, *, zero: Array | None = None, input_gradient: bool = True
+    ) -> tuple[Array, Pullback]:
+        """Return raw outputs and the pullback ``d_params, dx = vjp(dy)``, as a pure function of ``params`` and ``x``.
+
+        ``zero`` is a 0-d zero in the parameters' dtype and device, for callers that run many steps;
+        ``input_gradient=False`` leaves dx out (None).
+        """
+        xp = namespace(params)
+        if zero is None:
+            zero = xp.zeros((), dtype=params.dtype, device=device(params))
+        pullbacks = []
+        for i, (layer, weight) in enumerate(zip(self.layers, self.weights_of(params), strict=True)):
+            bias = None if layer.bias is None else params[..., layer.bias]
+            x, affine = linear(x, weight, bias, input_gradient=input_gradient or i > 0)
+            x, activation = layer.activation(x, zero) if layer.compares_with_zero else layer.activation(x)
+            pullbacks.append((affine, activation))
+
+        def vjp(dy: Array) -> tuple[Array, ...]:
+            pieces: list[Array] = []
+            for affine, activation in reversed(pullbacks):
+                dz = activation(dy)
+                dy, dweight, *dbias = affine(dz[0] if isinstance(dz, tuple) else dz)
+                pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias]
+            return _join(xp, pieces), dy
+
+        return x, vjp
+
+    def __call__(self, x: Array) -> Array:
+        """Return the raw outputs, ``(batch, n_outputs)`` or ``(members, batch, n_outputs)``, for ``(batch, n_features)``.
+
+        ``x`` is an array of the parameters' library, on their device; another dtype is cast. For logits of a
+        classifier, the class is the largest and softmax gives the probabilities.
+        """
+        with self.backend.scope(self.matmul_precision):
+            return self.apply(self._params, self._input(x, "MLP"))
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Return raw outputs y and the pullback ``d_params, dx = vjp(dy)``.
+
+        ``dy`` has the shape of y, ``d_params`` that of ``params``, ``dx`` that of ``x``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> model = MLP([2, 1], dtype="float64")
+        >>> y, vjp = model.vjp(np.asarray([[3.0, 4.0]]))
+        >>> d_params, dx = vjp(np.asarray([[1.0]]))
+        >>> d_params, bool((dx == model.weights[0].T).all())
+        (array([3., 4., 1.]), True)
+
+        """
+        with self.backend.scope(self.matmul_precision):
+            y, pullback = self.forward(self._params, self._input(x, "MLP.vjp"))
+
+        def vjp(dy: Array) -> tuple[Array, ...]:
+            with self.backend.scope(self.matmul_precision):
+                return pullback(dy)
+
+        return y, vjp
+
+    def loss_and_grad(
+        self,
+        x: Array,
+        t: Array,
+        loss: Any = "cross_entropy",
+        *,
+        sample_weight: Array | None = None,
+        class_weight: Any = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
+    ) -> tuple[Array, Array]:
+        """Return the mean loss of a batch, plus l1 sum |w| + l2/2 sum w^2, and its gradient.
+
+        Parameters
+        ----------
+        x
+            ``(batch, n_features)``.
+        t
+            Integer labels ``(batch,)`` or targets ``(batch, n_outputs)``; may be a NumPy array.
+        loss
+            A name, or a pair ``values, vjp = loss(y, t)``; see :mod:`portnn.losses`.
+        sample_weight
+            ``(batch,)``, not negative: the mean divides by their sum.
+        class_weight
+            One number per class (a sequence, a mapping or ``"balanced"``) that multiplies the sample weights; for a
+            loss with many outputs and no classes, one per output.
+
+        Returns
+        -------
+        loss
+            0-d, or ``(members,)``.
+        grad
+            The shape of ``params``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> model = MLP([2, 2], init="zeros", dtype="float64")
+        >>> loss, grad = model.loss_and_grad(np.asarray([[1.0, 2.0]]), np.asarray([0]))
+        >>> float(round(loss, 6)), grad
+        (0.693147, array([-0.5,  0.5, -1. ,  1. , -0.5,  0.5]))
+
+        """
+        who = "loss_and_grad"
+        entry = get_loss(loss)
+        x = self._input(x, who)
+        n = checks.check_samples(who, x=x[0, ...] if x.ndim == 3 else x)
+        if t is not None and self.backend.owns(t) and not self.backend.is_concrete(t):
+            weight, share = sample_weight, None
+        else:
+            host = checks.check_targets(t, entry, n, self.sizes[-1], self.dtype, who)
+            weight = checks.check_sample_weight(sample_weight, n, who)
+            classes = checks.class_weights(class_weight, host, entry, self.sizes[-1], who)
+            weight, share = checks.fold_class_weights(classes, host, entry, weight)
+            t = self.backend.asarray(host)
+            dtype = self._params.dtype
+            weight = None if weight is None else self.backend.asarray(weight, dtype)
+            share = None if share is None else self.backend.asarray(share, dtype)
+        with self.backend.scope(self.matmul_precision):
+            objective = self.objective(entry, output_share=share, l1=l1, l2=l2)
+            value, grad, _ = objective(self._params, x, t, weight)
+        return value, grad
+
+    def objective(
+        self, loss: Any, *, output_share: Array | None = None, l1: float = 0.0, l2: float = 0.0
+    ) -> Callable[..., tuple[Array, Array, Array]]:
+        """Return the pure function (params, x, t, weight) -> (loss, grad, outputs) that is minimized in training.
+
+        Constants are made here, once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or
+        None. Nothing is checked.
+        """
+        who = "objective"
+        l1, l2 = (checks.check_number(who, name, value, 0.0) for name, value in (("l1", l1), ("l2", l2)))
+        pair = get_loss(loss).pair
+        if output_share is not None:
+            pair = functools.partial(pair, output_share=output_share)
+        xp, like = self.backend.xp, self._params
+        zero = xp.zeros((), dtype=like.dtype, device=device(like))
+        one = xp.ones((1,), dtype=like.dtype, device=device(like))
+        tiny = float(xp.finfo(like.dtype).smallest_normal)
+        decayed = self.decayed() if l1 or l2 else None
+
+        def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+            y, pullback = self.forward(params, x, zero=zero, input_gradient=False)
+            values, loss_pullback = pair(y, t)
+            if values.ndim == y.ndim - 1:
+                if weight is None:
+                    value, share = weighted_mean(values, one, y.shape[-2])
+                else:  # a batch whose weights are all 0 has loss 0 and no gradient
+                    value, share = weighted_mean(values, weight, xp.sum(weight) + tiny)
+            elif weight is None:  # a user's loss that has taken the mean itself
+                value, share = values, xp.ones_like(values)
+            else:
+                raise ValueError(f"loss {pair!r} returns one number per batch: sample weights need one per sample")
+            dy = loss_pullback(share)
+            grad, _ = pullback(dy[0] if isinstance(dy, tuple) else dy)
+            if decayed is not None:
+                extra, extra_grad = penalty(params, decayed, l1, l2)
+                value, grad = value + extra, grad + extra_grad
+            return value, grad, y
+
+        return objective
+
+    def _input(self, x: Any, who: str) -> Array:
+        """Return ``x`` in the parameters' dtype, checked by its metadata alone."""
+        if self.backend.owns(x) and self.backend.is_concrete(x):
+            theirs = checks.check_array(x, who, "x") if x.dtype != self._params.dtype else None
+        elif self.backend.owns(x):
+            theirs = None
+        else:
+            theirs = checks.check_array(x, who, "x")
+        if theirs is not None or self.backend.device is not None:
+            checks.check_place(x, theirs or self.backend, self.backend, who)
+        checks.check_features(x, self.sizes[0], who, members=self.members)
+        return x if x.dtype == self._params.dtype else self.backend.xp.astype(x, self._params.dtype)
+
+    # -- copies and files -------------------------------------------------------------------------------------
+
+    def to(self, *, backend: Any = None, device: Any = None, dtype: str | None = None) -> MLP:
+        """Return a new model with the same numbers (rounded where the dtype is narrower) on another library or device.
+
+        Examples
+        --------
+        >>> model = MLP([2, 1]).to(dtype="float64")
+        >>> str(model.params.dtype)
+        'float64'
+
+        """
+        target = self.backend if backend is None and device is None else get_backend(backend or self.backend, device)
+        new = object.__new__(MLP)
+        new.__dict__.update(self.__dict__)
+        new.backend, new.dtype = target, dtype or self.dtype
+        new._params = target.asarray(self.backend.to_numpy(self._params), target.float_dtype(new.dtype), copy=True)
+        return new
+
+    def check_finite(self, who: str) -> None:
+        """Raise ValueError that names the first weight or bias with a NaN or an infinity."""
+        for kind, arrays in (("weights", self.weights), ("biases", self.biases)):
+            for i, a in enumerate(arrays):
+                if a is not None and not bool(self.backend.xp.all(self.backend.xp.isfinite(a))):
+                    raise ValueError(f"{who}: {kind}[{i}] of the model holds NaN or infinity; train or load it again")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a safetensors file, whole or not at all.
+
+        Tensors ``layers.i.weight`` (in_features, out_features) and ``layers.i.bias``; the configuration is in the
+        metadata under ``portnn``. Parameters that are not finite, and activations of your own, are refused.
+        """
+        self.check_finite("MLP.save")
+        config = {"sizes": self.sizes, "dtype": self.dtype, "members": self.members, "seed": self.seed}
+        model_file.write(path, config, self.layers, self.backend.to_numpy(self._params))
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, backend: Any = "numpy", device: Any = None, dtype: str | None = None
+    ) -> MLP:
+        """Read a model that :meth:`save` wrote, on any backend and in either dtype.
+
+        Raises FormatError if the file is not such a model; nothing in a file is ever executed.
+        """
+        config, params = model_file.read(path)
+        model = cls(**config, init="zeros")
+        model.params = params
+        model.check_finite("MLP.load")
+        return model.to(backend=backend, device=device, dtype=dtype)
+
+
+def _join(xp: Any, pieces: list[Array]) -> Array:
+    """Concatenate along the last axis, eight at a time: more would be an upload from the host on CuPy."""
+    while len(pieces) > 1:
+        pieces = [
+            xp.concat(pieces[i : i + 8], axis=-1) if pieces[i + 1 : i + 8] else pieces[i]
+            for i in range(0, len(pieces), 8)
+        ]
+    return pieces[0]

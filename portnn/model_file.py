@@ -1,0 +1,86 @@
+"""A model as a safetensors file: one tensor per weight and bias, the configuration as JSON in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy
+
+from portnn import storage
+from portnn.activations import describe_activation, get_activation
+from portnn.errors import FormatError
+from portnn.layout import Layer, check_sizes, layout
+
+FORMAT = 1
+_CONFIG = ("sizes", "dtype", "members", "seed", "activation", "bias")
+
+
+def write(
+    path: str | os.PathLike[str], config: dict[str, Any], layers: tuple[Layer, ...], params: numpy.ndarray
+) -> None:
+    """Write the flat vector (or one per member), cut into the tensors of its layers."""
+    names = [describe_activation(layer.activation) for layer in layers]
+    for i, name in enumerate(names):
+        if name.startswith("<"):
+            raise ValueError(
+                f"MLP.save: the activation of layer {i} is your own function {name}, which a file cannot hold; "
+                "save model.params instead"
+            )
+    biases = [layer.bias is not None for layer in layers]
+    described = {"format": FORMAT, **config, "activation": names, "bias": biases}
+    lead = params.shape[:-1]
+    arrays = {
+        name: params[..., place].reshape(*lead, *shape)
+        for layer in range(len(layers))
+        for name, place, shape in _tensors(layers, layer)
+    }
+    storage.write_safetensors_file(path, arrays, {"portnn": json.dumps(described)})
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray]:
+    """Return the arguments of MLP and the flat vector; FormatError unless the file holds exactly such a model."""
+    arrays, metadata = storage.read_safetensors_file(path)
+    where = f"MLP.load: {os.fspath(path)!r}"
+    if "portnn" not in metadata:
+        raise FormatError(f"{where} is a safetensors file, but not of a portnn model (no 'portnn' in its metadata)")
+    try:
+        config = json.loads(metadata["portnn"])
+        if config["format"] > FORMAT:
+            raise FormatError(f"{where}: format {config['format']} > {FORMAT}; update portnn")
+        config = {name: config[name] for name in _CONFIG}
+        for name in config["activation"]:
+            get_activation(name)
+        layers = layout(check_sizes(config["sizes"]), config["activation"], config["bias"])
+        lead = () if config["members"] is None else (config["members"],)
+        wanted = [tensor for i in range(len(layers)) for tensor in _tensors(layers, i)]
+    except FormatError:
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FormatError(f"{where}: the configuration is not one of a portnn model: {error}") from error
+    pieces = []
+    for name, _, shape in wanted:
+        if name not in arrays:
+            raise FormatError(f"{where}: tensor {name!r} is missing")
+        if arrays[name].shape != (*lead, *shape) or arrays[name].dtype.name != config["dtype"]:
+            got = f"{arrays[name].dtype.name} {arrays[name].shape}"
+            raise FormatError(
+                f"{where}: tensor {name!r} is {got}, the configuration says {config['dtype']} {(*lead, *shape)}"
+            )
+        pieces.append(arrays[name].reshape(*lead, -1))
+    if len(arrays) != len(wanted):
+        extra = sorted(set(arrays) - {name for name, *_ in wanted})
+        raise FormatError(f"{where}: {len(extra)} tensors are not of this model, the first is {extra[0]!r}")
+    return config, numpy.concatenate(pieces, axis=-1)
+
+
+def _tensors(layers: tuple[Layer, ...], i: int) -> list[tuple[str, slice, tuple[int, ...]]]:
+    """Return (name, place in the flat vector, shape) of the tensors of layer ``i``."""
+    layer = layers[i]
+    tensors: list[tuple[str, slice, tuple[int, ...]]] = [
+        (f"layers.{i}.weight", layer.weight, (layer.fan_in, layer.fan_out))
+    ]
+    if layer.bias is not None:
+        tensors.append((f"layers.{i}.bias", layer.bias, (layer.fan_out,)))
+    return tensors

@@ -1,0 +1,343 @@
+"""Updates of the flat parameter vector, as the papers print them.
+
+An optimizer holds hyperparameters only. ``init(params)`` makes its arrays; ``row(step)`` computes on the host, in
+float64, the scalars that change from step to step; ``update(params, grad, state, h)`` applies one step with the row
+``h`` and returns ``(params, state)``. What is handed to ``update`` is given up: arrays that can be changed are changed
+in place, which is why the returned ones are the ones to use.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from portnn.backends import Array, namespace, one_of
+from portnn.schedules import Schedule
+
+State = dict[str, Any]
+
+
+def _check(who: str, name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    """Raise ValueError unless ``value`` is a finite number in [low, high), or (low, high)."""
+    inside = isinstance(value, float) and low <= value < high and not (open_low and value == low)
+    if not inside:
+        left = "(" if open_low else "["
+        raise ValueError(f"{who}: {name} must be a number in {left}{low:g}, {high:g}), got {value!r}")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What all optimizers share: the learning rate, a positive number or a schedule ``f(step)``."""
+
+    learning_rate: float | Schedule
+
+    def __post_init__(self) -> None:
+        """Check the hyperparameters; numbers become Python floats, since a NumPy scalar would widen float32 arrays."""
+        for name, value in vars(self).items():
+            if isinstance(value, numbers.Real) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+        if not callable(self.learning_rate):
+            _check(type(self).__name__, "learning_rate", self.learning_rate, 0.0, math.inf, open_low=True)
+        self.check(type(self).__name__)
+
+    def check(self, who: str) -> None:
+        """Check the hyperparameters of a subclass."""
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of update number ``step``, counted from 0."""
+        if not callable(self.learning_rate):
+            return float(self.learning_rate)
+        rate = float(self.learning_rate(step))
+        if not (math.isfinite(rate) and rate >= 0.0):
+            raise ValueError(f"{type(self).__name__}: the schedule gave learning rate {rate} at step {step}")
+        return rate
+
+    def init(self, params: Array) -> State:
+        """Return the state at the start: arrays of the shape of ``params``."""
+        return {}
+
+    def row(self, step: int) -> tuple[float, ...]:
+        """Return the host scalars of update number ``step``, counted from 0."""
+        return (self.rate(step),)
+
+    def update(
+        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
+    ) -> tuple[Array, State]:
+        """Return the next parameters and state.
+
+        ``decayed`` is 1 for weights and 0 for biases (None: all are weights); only decoupled decay looks at it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no update")  # pragma: no cover
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """p <- p - rate v, with v <- momentum v + g; with Nesterov's step p <- p - rate (g + momentum v).
+
+    The same as torch.optim.SGD. scikit-learn keeps rate * v in its velocity, which differs only while the rate changes.
+    Source: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sgd = SGD(0.5, momentum=0.9)
+    >>> p, state = np.asarray([1.0]), sgd.init(np.asarray([1.0]))
+    >>> for k in range(2):
+    ...     p, state = sgd.update(p, np.asarray([1.0]), state, sgd.row(k))
+    >>> p
+    array([-0.45])
+
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def check(self, who: str) -> None:
+        """Momentum in [0, 1); Nesterov only with it."""
+        _check(who, "momentum", self.momentum, 0.0, 1.0)
+        if self.nesterov and not self.momentum:
+            raise ValueError(f"{who}: nesterov=True wants momentum > 0, got momentum={self.momentum}")
+
+    def init(self, params: Array) -> State:
+        """Return the velocity v, where there is momentum."""
+        return {"velocity": namespace(params).zeros_like(params)} if self.momentum else {}
+
+    def update(
+        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
+    ) -> tuple[Array, State]:
+        """One step; h = (rate,)."""
+        if self.momentum:
+            velocity = state["velocity"]
+            velocity *= self.momentum
+            velocity += grad
+            state = {"velocity": velocity}
+            grad = grad + velocity * self.momentum if self.nesterov else velocity
+        params -= grad * h[0]
+        return params, state
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """p <- p - rate m / (sqrt(v) + eps), with m, v the bias-corrected means of g and g^2.
+
+    m_k = (1 - beta1) sum_j beta1^(k-j) g_j / (1 - beta1^k), and v_k likewise. ``eps`` stands outside the corrected
+    root, as in torch and optax and in algorithm 1 of the paper; Keras and scikit-learn add it before the correction.
+    ``amsgrad`` divides by the largest v so far (Reddi, Kale, Kumar, ICLR 2018) in torch's form.
+    Source: Kingma, Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adam = Adam(0.1)
+    >>> p, _ = adam.update(np.asarray([1.0, 1.0]), np.asarray([3.0, -1e-8]), adam.init(np.zeros(2)), adam.row(0))
+    >>> [round(float(v), 9) for v in p]
+    [0.9, 1.05]
+
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    amsgrad: bool = False
+
+    def check(self, who: str) -> None:
+        """Betas in [0, 1), eps positive."""
+        _check(who, "beta1", self.beta1, 0.0, 1.0)
+        _check(who, "beta2", self.beta2, 0.0, 1.0)
+        _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+
+    def init(self, params: Array) -> State:
+        """Return the sums of g and g^2, without their factors 1 - beta, which ``row`` folds into two scalars."""
+        names = ("m", "v", "largest_v") if self.amsgrad else ("m", "v")
+        return {name: namespace(params).zeros_like(params) for name in names}
+
+    def row(self, step: int) -> tuple[float, ...]:
+        """Return (a, e) such that the step is a m / (sqrt(v) + e) in terms of the bare sums.
+
+        With c1 = 1 - beta1^k, c2 = 1 - beta2^k, k = step + 1, and r = sqrt((1 - beta2) / c2): a = rate (1 - beta1) /
+        (c1 r), e = eps / r. That saves three passes over the vectors. Numerical stability: 1 - beta^k through expm1,
+        which keeps its digits when beta^k is near 1.
+        """
+        c1, c2 = (_one_minus_power(beta, step + 1) for beta in (self.beta1, self.beta2))
+        r = math.sqrt((1.0 - self.beta2) / c2)
+        return self.rate(step) * (1.0 - self.beta1) / (c1 * r), self.eps / r
+
+    def update(
+        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
+    ) -> tuple[Array, State]:
+        """One step; h = (a, e), see :meth:`row`."""
+        xp = namespace(params)
+        m, v = state["m"], state["v"]
+        m *= self.beta1
+        m += grad
+        grad *= grad
+        v *= self.beta2
+        v += grad
+        new = {"m": m, "v": v}
+        if self.amsgrad:
+            new["largest_v"] = v = xp.maximum(state["largest_v"], v)
+        change = xp.sqrt(v)
+        change += h[1]
+        change = m / change
+        change *= h[0]
+        params -= change
+        return params, new
+
+
+def _one_minus_power(beta: float, k: int) -> float:
+    return 1.0 if beta == 0.0 else -math.expm1(k * math.log(beta))
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam, and apart from it p <- p - rate weight_decay p for weights; biases are exempt.
+
+    torch.optim.AdamW decays all it is given. Source: Loshchilov, Hutter, "Decoupled weight decay regularization",
+    ICLR 2019, algorithm 2.
+    """
+
+    _: KW_ONLY
+    weight_decay: float = 0.01
+
+    def check(self, who: str) -> None:
+        """As Adam's, and decay at least 0."""
+        super().check(who)
+        _check(who, "weight_decay", self.weight_decay, 0.0, math.inf)
+
+    def row(self, step: int) -> tuple[float, ...]:
+        """Return Adam's row and rate * weight_decay."""
+        return *super().row(step), self.rate(step) * self.weight_decay
+
+    def update(
+        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
+    ) -> tuple[Array, State]:
+        """One step; h = (a, e, rate * weight_decay)."""
+        decay = params * h[2]
+        params -= decay if decayed is None else decay * decayed
+        return super().update(params, grad, state, h)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """p <- p - rate u, u <- momentum u + g / (sqrt(v) + eps), v <- decay v + (1 - decay) g^2; as torch.optim.RMSprop.
+
+    Source: Tieleman, Hinton, lecture 6.5 of "Neural networks for machine learning", 2012.
+    """
+
+    learning_rate: float | Schedule = 1e-2
+    decay: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+
+    def check(self, who: str) -> None:
+        """Decay and momentum in [0, 1), eps positive."""
+        _check(who, "decay", self.decay, 0.0, 1.0)
+        _check(who, "momentum", self.momentum, 0.0, 1.0)
+        _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+
+    def init(self, params: Array) -> State:
+        """Return v, and u where there is momentum."""
+        names = ("v", "velocity") if self.momentum else ("v",)
+        return {name: namespace(params).zeros_like(params) for name in names}
+
+    def update(
+        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
+    ) -> tuple[Array, State]:
+        """One step; h = (rate,)."""
+        v = state["v"]
+        v *= self.decay
+        v += (grad * grad) * (1.0 - self.decay)
+        new = {"v": v}
+        change = grad / (namespace(params).sqrt(v) + self.eps)
+        if self.momentum:
+            velocity = state["velocity"]
+            velocity *= self.momentum
+            velocity += change
+            new["velocity"] = change = velocity
+        params -= change * h[0]
+        return params, new
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """p <- p - rate g / (sqrt(v) + eps), v <- v + g^2; as torch.optim.Adagrad.
+
+    Source: Duchi, Hazan, Singer, "Adaptive subgradient methods", JMLR 12, 2011.
+    """
+
+    learning_rate: float | Schedule = 1e-2
+    eps: float = 1e-10
+
+    def check(self, who: str) -> None:
+        """Eps positive."""
+        _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+
+    def init(self, params: Array) -> State:
+        """Return the sum of squares."""
+        return {"v": namespace(params).zeros_like(params)}
+
+    def update(
+        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
+    ) -> tuple[Array, State]:
+        """One step; h = (rate,)."""
+        v = state["v"]
+        v += grad * grad
+        params -= (grad / (namespace(params).sqrt(v) + self.eps)) * h[0]
+        return params, {"v": v}
+
+
+def clip_by_value(grad: Array, limit: Array) -> Array:
+    """Return ``grad`` with every entry held in [-limit, limit]; ``limit`` is a 0-d array. A NaN stays one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> clip_by_value(np.asarray([-3.0, 0.5]), np.asarray(1.0))
+    array([-1. ,  0.5])
+
+    """
+    xp = namespace(grad)
+    return xp.minimum(xp.maximum(grad, -limit), limit)
+
+
+def clip_by_norm(grad: Array, limit: Array) -> Array:
+    """Return ``grad`` min(1, limit / |grad|), |grad| the Euclidean norm of the whole vector; ``limit`` is 0-d.
+
+    Numerical stability: the entries are divided by the largest before they are squared, so the norm of a gradient that
+    has exploded does not overflow just when it is needed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> clip_by_norm(np.asarray([3.0, 4.0]), np.asarray(1.0))
+    array([0.6, 0.8])
+
+    """
+    xp = namespace(grad)
+    largest = xp.maximum(xp.max(xp.abs(grad), axis=-1, keepdims=True), limit)
+    scaled = grad / largest
+    norm = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))  # |grad| / largest
+    return grad * ((limit / largest) / xp.maximum(norm, limit / largest))
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+}
+
+
+def get_optimizer(spec: Any) -> Optimizer:
+    """Return ``spec`` if it is an optimizer, else the one of that name with its default learning rate (SGD: 0.1)."""
+    if isinstance(spec, str):
+        name = one_of("optimizer", spec, OPTIMIZERS)
+        return SGD(0.1) if name == "sgd" else OPTIMIZERS[name]()
+    if not (hasattr(spec, "init") and hasattr(spec, "row") and hasattr(spec, "update")):
+        raise TypeError(f"optimizer must be a name or have init, row and update; got {type(spec).__name__}")
+    return spec

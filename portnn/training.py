@@ -1,0 +1,425 @@
+"""The loop: epochs, chunks of steps, and what is read back to the host once per chunk."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+
+from portnn import checks, random
+from portnn.backends import HOST, Array, Backend, device
+from portnn.backends.base import Batch, Chunk, Metrics, State, Step
+from portnn.diagnosis import first_non_finite
+from portnn.errors import NonFiniteError
+from portnn.feed import CHUNK_ROWS, Feed, plan, split
+from portnn.losses import Loss, get_loss
+from portnn.mlp import MLP
+from portnn.optimizers import Adam, clip_by_norm, clip_by_value, get_optimizer
+
+Callback = Callable[[MLP, "History"], object]
+
+
+class History(dict[str, list[Any]]):
+    """What happened: lists with one entry per epoch.
+
+    ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, ``learning_rate``, ``epoch_seconds``.
+
+    ``accuracy`` is there for losses of classes, ``val_loss`` and ``val_accuracy`` with validation data. ``loss`` and
+    ``accuracy`` are means over the epoch's batches, each taken before its update; the penalty of l1 and l2 is part of
+    the loss, since that is what was differentiated. With members an entry is a list of one number per member.
+    ``epoch_seconds`` is the time of training alone, in seconds.
+    """
+
+    interrupted: bool = False  #: Ctrl-C ended the training early
+
+
+def fit(
+    model: MLP,
+    x: Array,
+    t: Array,
+    *,
+    loss: Any = "cross_entropy",
+    optimizer: Any = None,
+    epochs: int = 10,
+    batch_size: int = 128,
+    validation_data: tuple[Array, Array] | None = None,
+    validation_split: float | None = None,
+    sample_weight: Array | None = None,
+    class_weight: Any = None,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> History:
+    """Train ``model`` in place by mini-batches and return the history.
+
+    Parameters
+    ----------
+    model
+        The network; its ``params`` are replaced at the end of every epoch.
+    x
+        ``(n, n_features)``: a NumPy array, or one of the model's library on its device, of any real dtype.
+    t
+        Integer labels ``(n,)`` or targets ``(n, n_outputs)``.
+    loss
+        A name or a pair; see :mod:`portnn.losses`.
+    optimizer
+        An object of :mod:`portnn.optimizers` or a name; Adam(1e-3) by default.
+    epochs, batch_size
+        Whole numbers of at least 1. The last batch of an epoch may be smaller.
+    validation_data, validation_split
+        A pair (x, t), or the fraction of the samples that is held out, chosen by ``seed``.
+    sample_weight, class_weight, l1, l2
+        As in :meth:`portnn.MLP.loss_and_grad`.
+    clip_value, clip_norm
+        Hold each entry of the gradient in [-clip_value, clip_value]; scale the whole gradient down to the Euclidean
+        norm clip_norm. With both, by value first.
+    shuffle, seed
+        The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
+        of the data.
+    callbacks
+        Functions ``f(model, history)``, called after every epoch; a true value ends the training.
+    progress
+        Show a bar (needs tqdm; silent when the output is not a terminal).
+
+    Returns
+    -------
+    history
+        Lists of one number per epoch; ``history.interrupted`` is True if Ctrl-C ended it. Model and history are
+        then those of the last chunk of steps and the last epoch that were finished.
+
+    Raises
+    ------
+    NonFiniteError
+        A NaN or an infinity arose. The model keeps the last finite parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.linspace(-1, 1, 64)[:, None]
+    >>> model = MLP([1, 1], init="zeros", dtype="float64")
+    >>> history = fit(model, x, 3 * x + 1, loss="mse", optimizer="sgd", epochs=200, batch_size=64)
+    >>> model.params.round(3)
+    array([3., 1.])
+
+    """
+    who = "fit"
+    backend, entry = model.backend, get_loss(loss)
+    optimizer = get_optimizer(Adam() if optimizer is None else optimizer)
+    epochs = checks.check_count(who, "epochs", epochs)
+    batch_size = checks.check_count(who, "batch_size", batch_size)
+    seed = random.check_seed(seed, who)
+    clips = _limits(model, who, clip_value=clip_value, clip_norm=clip_norm)
+    model.check_finite(who)
+    x, t, weight, share = _checked(model, entry, x, t, sample_weight, class_weight, who)
+    validation = None
+    if validation_split is not None:
+        if validation_data is not None:
+            raise ValueError(f"{who}: give validation_data or validation_split, not both")
+        train, held = split(t.shape[0], validation_split, seed, who)
+        index = backend.asarray(held) if backend.owns(x) and backend is not HOST else held
+        validation = (_rows(backend, x, index), t[held], None if weight is None else weight[held])
+        index = backend.asarray(train) if backend.owns(x) and backend is not HOST else train
+        x, t, weight = _rows(backend, x, index), t[train], None if weight is None else weight[train]
+    elif validation_data is not None:
+        xv, tv, *_ = _checked(model, entry, *validation_data, None, None, f"{who}: validation_data")
+        validation = (xv, tv, None)
+    n = t.shape[0]
+    if batch_size > n:
+        warnings.warn(f"{who}: batch_size {batch_size} is larger than the {n} samples; it is clipped", stacklevel=2)
+        batch_size = n
+
+    with backend.scope(model.matmul_precision):
+        dtype = model.params.dtype
+        cast = None if weight is None else weight.astype(model.dtype)
+        feed = Feed(backend, x, {"t": t, "weight": cast}, dtype)
+        held_out = None
+        if validation is not None:
+            xv, tv, wv = validation
+            held_out = Feed(backend, xv, {"t": tv, "weight": None if wv is None else wv.astype(model.dtype)}, dtype)
+        output_share = None if share is None else backend.asarray(share, dtype)
+        objective = model.objective(entry, output_share=output_share, l1=l1, l2=l2)
+        step = _make_step(model, objective, optimizer, entry, clips)
+        judge = _make_judge(model, entry, output_share)
+        return _run(
+            model, step, judge, optimizer, feed, held_out, epochs, batch_size, shuffle, seed, callbacks, progress
+        )
+
+
+def _run(
+    model: MLP,
+    step: Step,
+    judge: Callable[[Array, Batch], Metrics],
+    optimizer: Any,
+    feed: Feed,
+    held_out: Feed | None,
+    epochs: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> History:
+    backend, history, count = model.backend, History(), 0
+    state = _copied(backend, {"params": model.params, **optimizer.init(model.params)})
+    before = state
+    chunks, compiled = plan(feed.n, batch_size), dict[tuple[int, int], Chunk]()
+    for _, steps, size in chunks:
+        compiled.setdefault((steps, size), backend.compile_chunk(step, steps, size))
+    bar = _bar(progress, epochs * feed.n)
+    try:
+        for epoch in range(epochs):
+            began, sums = time.perf_counter(), None
+            order = random.order(seed, epoch, feed.n) if shuffle else None
+            for start, steps, size in chunks:
+                here = slice(start, start + steps * size)
+                batch = feed.gather(here if order is None else order[here])
+                rows = [optimizer.row(count + k) for k in range(steps)]
+                # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
+                before = _copied(backend, state)
+                state, metrics = compiled[steps, size](state, batch, rows)
+                total, finite = _read(backend, metrics, state["params"])
+                if not finite:
+                    before, step_in_chunk, where = first_non_finite(model, step, before, batch, rows, steps, size)
+                    at = start // batch_size + step_in_chunk
+                    raise NonFiniteError(
+                        f"fit: epoch {epoch + 1}, batch {at + 1}: {where}; the model keeps its last finite parameters. "
+                        "Lower the learning rate, clip the gradient (clip_norm), or scale the data"
+                    )
+                count += steps
+                sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
+                _advance(bar, steps * size, epoch, epochs, sums)
+            seconds = time.perf_counter() - began
+            model.params = state["params"]
+            before = state
+            entry = _means(sums or {}, feed.n)
+            if held_out is not None:
+                entry |= {f"val_{name}": value for name, value in _judged(model, judge, held_out).items()}
+            entry |= {"learning_rate": optimizer.rate(count - 1), "epoch_seconds": seconds}
+            for name, value in entry.items():
+                history.setdefault(name, []).append(value)
+            observe = getattr(optimizer.learning_rate, "observe", None)
+            if observe is not None:
+                observe(float(numpy.mean(entry.get("val_loss", entry["loss"]))))
+            ended = [callback(model, history) for callback in callbacks]
+            if any(ended):
+                break
+    except KeyboardInterrupt:
+        history.interrupted = True
+    finally:
+        model.params = before["params"]
+        if bar is not None:
+            bar.close()
+    return history
+
+
+def _make_step(model: MLP, objective: Callable[..., Any], optimizer: Any, loss: Loss, clips: dict[str, Array]) -> Step:
+    """Return the pure training step (state, batch, h) -> (state, metrics)."""
+    xp, decayed, count = model.backend.xp, model.decayed(), _counter(model.backend, loss)
+    by_value, by_norm = clips.get("clip_value"), clips.get("clip_norm")
+
+    def step(state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
+        weight = batch.get("weight")
+        params, rest = state["params"], {name: a for name, a in state.items() if name != "params"}
+        value, grad, y = objective(params, batch["x"], batch["t"], weight)
+        if by_value is not None:
+            grad = clip_by_value(grad, by_value)
+        if by_norm is not None:
+            grad = clip_by_norm(grad, by_norm)
+        params, rest = optimizer.update(params, grad, rest, h, decayed)
+        total = y.shape[-2] if weight is None else xp.sum(weight)
+        metrics = {"loss": value * total, **count(y, batch["t"])}
+        if weight is not None:
+            metrics["weight"] = total
+        return {"params": params, **rest}, metrics
+
+    return step
+
+
+def _make_judge(model: MLP, loss: Loss, output_share: Array | None) -> Callable[[Array, Batch], Metrics]:
+    """Return the function (params, batch) -> sums of loss, weights and right answers."""
+    xp, count = model.backend.xp, _counter(model.backend, loss)
+    options = {} if output_share is None else {"output_share": output_share}
+
+    def judge(params: Array, batch: Batch) -> Metrics:
+        y, weight = model.apply(params, batch["x"]), batch.get("weight")
+        values, _ = loss.pair(y, batch["t"], **options)
+        if values.ndim < y.ndim - 1:  # a user's loss that has taken the mean itself
+            values = values * y.shape[-2]
+        else:
+            values = xp.sum(values if weight is None else values * weight, axis=-1)
+        extra = {} if weight is None else {"weight": xp.sum(weight)}
+        return {"loss": values, **extra, **count(y, batch["t"])}
+
+    return judge
+
+
+def _counter(backend: Backend, loss: Loss) -> Callable[[Array, Array], Metrics]:
+    """Return the function (y, t) -> {"accuracy": number of right answers}, or of nothing for a loss without classes."""
+    xp = backend.xp
+
+    def classes(y: Array, t: Array) -> Metrics:
+        labels = xp.argmax(t, axis=-1) if t.dtype == y.dtype else t
+        return {"accuracy": xp.sum(xp.astype(xp.argmax(y, axis=-1) == labels, y.dtype), axis=-1)}
+
+    def binary(y: Array, t: Array) -> Metrics:
+        right = xp.astype((y > 0.0) == (t > 0.5), y.dtype)
+        return {"accuracy": xp.sum(xp.mean(right, axis=-1), axis=-1)}
+
+    return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
+
+
+def _read(backend: Backend, metrics: Metrics, params: Array) -> tuple[dict[str, Any], bool]:
+    """Return the metrics as host float64, and whether loss and parameters are finite: the one read of a chunk."""
+    xp = backend.xp
+    finite = xp.astype(xp.all(xp.isfinite(params)), params.dtype)
+    shape = metrics["loss"].shape
+    stacked = xp.stack([xp.broadcast_to(a, shape) for a in (*metrics.values(), finite)])
+    host = backend.to_numpy(stacked).astype("float64")
+    *values, flag = host
+    total = dict(zip(metrics, values, strict=True))
+    return total, bool((flag > 0.0).all() and numpy.isfinite(total["loss"]).all())
+
+
+def _means(sums: dict[str, Any], n: int) -> dict[str, Any]:
+    """Turn sums over samples into means: plain floats, or a list of them with members."""
+    weight = sums.get("weight", n)
+    over = {"loss": weight, "accuracy": n}
+    return {name: numpy.asarray(sums[name] / over[name]).tolist() for name in over if name in sums}
+
+
+def _judged(model: MLP, judge: Callable[[Array, Batch], Metrics], feed: Feed) -> dict[str, Any]:
+    sums: dict[str, Any] = {}
+    for batch in feed.in_order():
+        total, _ = _read(model.backend, judge(model.params, batch), model.params)
+        sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
+    return _means(sums, feed.n)
+
+
+def evaluate(
+    model: MLP,
+    x: Array,
+    t: Array,
+    *,
+    loss: Any = "cross_entropy",
+    sample_weight: Array | None = None,
+    class_weight: Any = None,
+) -> dict[str, Any]:
+    """Return ``{"loss": mean loss, "accuracy": fraction of right answers}``, in bounded memory.
+
+    Arguments as in :func:`fit`. The accuracy (of labels: the largest logit; of binary targets: the sign) is there for
+    losses of classes and counts every sample alike. No penalty is added. With members, lists of one number each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = MLP([2, 2], init="zeros")
+    >>> evaluate(model, np.eye(2), np.asarray([0, 1]))
+    {'loss': 0.6931471824645996, 'accuracy': 0.5}
+
+    """
+    who = "evaluate"
+    entry = get_loss(loss)
+    model.check_finite(who)
+    x, t, weight, share = _checked(model, entry, x, t, sample_weight, class_weight, who)
+    backend, dtype = model.backend, model.params.dtype
+    with backend.scope(model.matmul_precision):
+        cast = None if weight is None else weight.astype(model.dtype)
+        output_share = None if share is None else backend.asarray(share, dtype)
+        feed = Feed(backend, x, {"t": t, "weight": cast}, dtype)
+        return _judged(model, _make_judge(model, entry, output_share), feed)
+
+
+def predict(model: MLP, x: Array) -> Array:
+    """Return the raw outputs ``(n, n_outputs)`` for many samples in bounded memory.
+
+    ``x`` may be a NumPy array whatever the model's library; outputs come back in the library of ``x``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> predict(MLP([2, 3], init="zeros"), np.ones((4, 2))).shape
+    (4, 3)
+
+    """
+    who = "predict"
+    model.check_finite(who)
+    backend, on_host = model.backend, not model.backend.owns(x)
+    _place(model, x, who)
+    with backend.scope(model.matmul_precision):
+        feed = Feed(backend, x, {}, model.params.dtype)
+        outputs = [model.apply(model.params, batch["x"]) for batch in feed.in_order()]
+        if on_host:
+            return numpy.concatenate([backend.to_numpy(y) for y in outputs], axis=-2)
+        return backend.xp.concat(outputs, axis=-2)
+
+
+def _checked(
+    model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str
+) -> tuple[Array, numpy.ndarray, numpy.ndarray | None, numpy.ndarray | None]:
+    """Return x, host targets, host sample weights and the share of each output, all checked, before any kernel."""
+    _place(model, x, who)
+    n = checks.check_samples(who, x=x)
+    n_outputs = model.sizes[-1]
+    host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
+    weight = checks.check_sample_weight(sample_weight, n, who)
+    classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
+    weight, share = checks.fold_class_weights(classes, host, loss, weight)
+    checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
+    return x, host, weight, share
+
+
+def _place(model: MLP, x: Array, who: str) -> None:
+    """Check that ``x`` is a matrix of the right width, on the host or where the model is."""
+    theirs = checks.check_array(x, who, "x")
+    if theirs.name != "numpy":
+        checks.check_place(x, theirs, model.backend, who)
+    checks.check_features(x, model.sizes[0], who)
+
+
+def _rows(backend: Backend, x: Array, index: Array) -> Array:
+    return backend.xp.take(x, index, axis=0) if backend.owns(x) else x[index]
+
+
+def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
+    """Return the clipping limits as 0-d arrays of the parameters' dtype and device."""
+    given = {k: checks.check_number(who, k, v, 0.0, open_low=True) for k, v in limits.items() if v is not None}
+    like = model.params
+    return {k: model.backend.xp.full((), v, dtype=like.dtype, device=device(like)) for k, v in given.items()}
+
+
+def _copied(backend: Backend, state: State) -> State:
+    return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
+
+
+def _bar(progress: bool, total: int) -> Any:
+    if not progress:
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, unit=" samples", unit_scale=True, leave=False, disable=None)
+
+
+def _advance(bar: Any, samples: int, epoch: int, epochs: int, sums: dict[str, Any]) -> None:
+    if bar is None or bar.disable:
+        return
+    bar.update(samples)
+    done = bar.n - epoch * bar.total // epochs
+    bar.set_description(f"epoch {epoch + 1}/{epochs}")
+    means = _means(sums, max(done, 1))
+    bar.set_postfix(
+        {name: f"{numpy.mean(value):.4f}" for name, value in means.items() if math.isfinite(numpy.mean(value))}
+    )
+
+
+__all__ = ["CHUNK_ROWS", "History", "evaluate", "fit", "predict"]
