@@ -3,7 +3,7 @@
 This file only hands names on.
 """
 
-from portnn import datasets, initializers, losses, primitives, random, schedules, testing
+from portnn import activations, datasets, initializers, losses, optimizers, primitives, random, schedules, testing
 from portnn.backends import available as backends
 from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.mlp import MLP
@@ -22,12 +22,14 @@ __all__ = [
     "History",
     "NonFiniteError",
     "RMSprop",
+    "activations",
     "backends",
     "datasets",
     "evaluate",
     "fit",
     "initializers",
     "losses",
+    "optimizers",
     "predict",
     "primitives",
     "random",

@@ -25,7 +25,14 @@ def _zero(xp: Any, like: Array) -> Array:
 
 
 def identity(z: Array) -> Pair:
-    """Return y = z; dz = dy."""
+    """Return y = z; dz = dy.
+
+    Examples
+    --------
+    >>> identity(3.0)[1](5.0)
+    (5.0,)
+
+    """
     return z, lambda dy: (dy,)
 
 
@@ -104,6 +111,13 @@ def selu(z: Array, zero: Array | None = None) -> Pair:
 
     Source: Klambauer, Unterthiner, Mayr, Hochreiter, "Self-normalizing neural networks", NIPS 2017, equation 14.
     Start it with ``lecun_normal``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> selu(np.asarray([1.0]))[0]
+    array([1.05070099])
+
     """
     return elu(z, zero, alpha=1.6732632423543772848170429916717, scale=1.0507009873554804934193349852946)
 

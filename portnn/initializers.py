@@ -35,7 +35,16 @@ def normal(std: float = 1.0, *, scale: float = 1.0) -> Initializer:
 
 
 def uniform(low: float = -1.0, high: float = 1.0, *, scale: float = 1.0) -> Initializer:
-    """Return an initializer for scale U(low, high)."""
+    """Return an initializer for scale U(low, high).
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> w = uniform(0.0, 0.5)(key(0), 30, 20)
+    >>> bool(0.0 < w.min() < 0.01 < 0.49 < w.max() < 0.5)
+    True
+
+    """
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
 
     def draw(key: Key, fan_in: int, fan_out: int) -> Array:
@@ -45,14 +54,23 @@ def uniform(low: float = -1.0, high: float = 1.0, *, scale: float = 1.0) -> Init
 
 
 def zeros(*, scale: float = 1.0) -> Initializer:
-    """Return an initializer of zeros; for an output layer, or for a linear model."""
-    return _scaled(_uniform, lambda fan_in, fan_out: 0.0)
+    """Return an initializer of zeros; for an output layer, or for a linear model.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> float(abs(zeros()(key(0), 3, 2)).max())
+    0.0
+
+    """
+    return lambda key, fan_in, fan_out: HOST.xp.zeros((fan_in, fan_out), dtype=HOST.xp.float64)
 
 
-def he_normal(*, scale: float = 1.0) -> Initializer:
+def he_normal(*, scale: float = 1.0, fan: str = "in") -> Initializer:
     """Return an initializer for N(0, scale^2 2 / fan_in), for relu and its kin.
 
-    Source: He, Zhang, Ren, Sun, "Delving deep into rectifiers", ICCV 2015, equation 10.
+    ``fan="in"`` keeps the size of signals from layer to layer, ``"out"`` (2 / fan_out) that of gradients.
+    Source: He, Zhang, Ren, Sun, "Delving deep into rectifiers", ICCV 2015, equations 10 and 14.
 
     Examples
     --------
@@ -61,11 +79,20 @@ def he_normal(*, scale: float = 1.0) -> Initializer:
     True
 
     """
-    return _scaled(_normal, lambda fan_in, fan_out: scale * math.sqrt(2.0 / fan_in))
+    one_of("fan", fan, ("in", "out"))
+    return _scaled(_normal, lambda fan_in, fan_out: scale * math.sqrt(2.0 / (fan_in if fan == "in" else fan_out)))
 
 
 def he_uniform(*, scale: float = 1.0) -> Initializer:
-    """Return an initializer for scale U(-a, a), a = sqrt(6 / fan_in): the variance of he_normal."""
+    """Return an initializer for scale U(-a, a), a = sqrt(6 / fan_in): the variance of he_normal.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> bool(0.999 < abs(he_uniform()(key(0), 6, 1000)).max() < 1.0)
+    True
+
+    """
     return _scaled(_uniform, lambda fan_in, fan_out: scale * math.sqrt(6.0 / fan_in))
 
 
@@ -73,12 +100,27 @@ def glorot_normal(*, scale: float = 1.0) -> Initializer:
     """Return an initializer for N(0, scale^2 2 / (fan_in + fan_out)), for tanh and for outputs; also called Xavier.
 
     Source: Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> bool(abs(glorot_normal()(key(0), 150, 50).std() - 0.1) < 0.002)
+    True
+
     """
     return _scaled(_normal, lambda fan_in, fan_out: scale * math.sqrt(2.0 / (fan_in + fan_out)))
 
 
 def glorot_uniform(*, scale: float = 1.0) -> Initializer:
-    """Return an initializer for scale U(-a, a), a = sqrt(6 / (fan_in + fan_out)), equation 16 of Glorot and Bengio."""
+    """Return an initializer for scale U(-a, a), a = sqrt(6 / (fan_in + fan_out)), equation 16 of Glorot and Bengio.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> bool(0.09 < abs(glorot_uniform()(key(0), 300, 300)).max() < 0.1)
+    True
+
+    """
     return _scaled(_uniform, lambda fan_in, fan_out: scale * math.sqrt(6.0 / (fan_in + fan_out)))
 
 
@@ -86,12 +128,27 @@ def lecun_normal(*, scale: float = 1.0) -> Initializer:
     """Return an initializer for N(0, scale^2 / fan_in), for selu.
 
     Source: LeCun, Bottou, Orr, Mueller, "Efficient backprop", 1998, section 4.6.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> bool(abs(lecun_normal()(key(0), 100, 100).std() - 0.1) < 0.002)
+    True
+
     """
     return _scaled(_normal, lambda fan_in, fan_out: scale * math.sqrt(1.0 / fan_in))
 
 
 def lecun_uniform(*, scale: float = 1.0) -> Initializer:
-    """Return an initializer for scale U(-a, a), a = sqrt(3 / fan_in): the variance of lecun_normal."""
+    """Return an initializer for scale U(-a, a), a = sqrt(3 / fan_in): the variance of lecun_normal.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> bool(0.99 < abs(lecun_uniform()(key(0), 3, 1000)).max() < 1.0)
+    True
+
+    """
     return _scaled(_uniform, lambda fan_in, fan_out: scale * math.sqrt(3.0 / fan_in))
 
 
@@ -143,7 +200,15 @@ INITIALIZERS: dict[str, Callable[..., Initializer]] = {
 
 
 def get_initializer(spec: Any) -> Initializer:
-    """Return the initializer for a name or for a function of the form given above."""
+    """Return the initializer for a name or for a function of the form given above.
+
+    Examples
+    --------
+    >>> from portnn.random import key
+    >>> get_initializer("zeros")(key(0), 1, 2)
+    array([[0., 0.]])
+
+    """
     if callable(spec):
         return spec
     return INITIALIZERS[one_of("init", spec, INITIALIZERS)]()

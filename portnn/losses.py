@@ -185,6 +185,12 @@ class Loss(NamedTuple):
 
     ``kind`` says what the targets are: ``"classes"`` (labels or rows of probabilities), ``"binary"`` (each output in
     [0, 1]) or ``"values"``; it decides how they are checked and whether an accuracy can be counted.
+
+    Examples
+    --------
+    >>> get_loss("mse").kind
+    'values'
+
     """
 
     name: str
@@ -230,7 +236,15 @@ def get_loss(spec: Any) -> Loss:
 
 
 def weighted_mean(values: Array, weight: Array | float, total: Array | float) -> tuple[Array, Array | float]:
-    """Return (sum of weight * values / total, its derivative weight / total): the loss of a batch."""
+    """Return (sum of weight * values / total, its derivative weight / total): the loss of a batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weighted_mean(np.asarray([1.0, 5.0]), np.asarray([1.0, 3.0]), 4.0)
+    (np.float64(4.0), array([0.25, 0.75]))
+
+    """
     share = weight / total
     return namespace(values).sum(values * share, axis=-1), share
 

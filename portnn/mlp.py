@@ -9,7 +9,7 @@ from typing import Any
 
 from portnn import checks, model_file
 from portnn.activations import describe_activation
-from portnn.backends import HOST, Array, device, get_backend, namespace, one_of
+from portnn.backends import HOST, Array, device, dtype_name, get_backend, namespace, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.losses import get_loss, penalty, weighted_mean
 from portnn.primitives import Pullback, linear
@@ -77,7 +77,7 @@ class MLP:
         self.sizes = check_sizes(sizes)
         self.layers = layout(self.sizes, activation, bias)
         self.backend = get_backend(backend, device)
-        self.dtype = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+        self.dtype = dtype_name(dtype)
         self.matmul_precision = one_of("matmul_precision", matmul_precision, ("float32", "tf32"))
         self.members = None if members is None else checks.check_count("MLP", "members", members)
         self.seed, seeds = check_seeds(seed, self.members)
@@ -349,7 +349,7 @@ class MLP:
         target = self.backend if backend is None and device is None else get_backend(backend or self.backend, device)
         new = object.__new__(MLP)
         new.__dict__.update(self.__dict__)
-        new.backend, new.dtype = target, dtype or self.dtype
+        new.backend, new.dtype = target, self.dtype if dtype is None else dtype_name(dtype)
         new._params = target.asarray(self.backend.to_numpy(self._params), target.float_dtype(new.dtype), copy=True)
         return new
 

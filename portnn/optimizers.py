@@ -198,6 +198,14 @@ class AdamW(Adam):
 
     torch.optim.AdamW decays all it is given. Source: Loshchilov, Hutter, "Decoupled weight decay regularization",
     ICLR 2019, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adamw, p = AdamW(0.1, weight_decay=0.5), np.asarray([1.0, 1.0])
+    >>> adamw.update(p, np.zeros(2), adamw.init(p), adamw.row(0), decayed=np.asarray([1.0, 0.0]))[0]
+    array([0.95, 1.  ])
+
     """
 
     _: KW_ONLY
@@ -226,6 +234,14 @@ class RMSprop(Optimizer):
     """p <- p - rate u, u <- momentum u + g / (sqrt(v) + eps), v <- decay v + (1 - decay) g^2; as torch.optim.RMSprop.
 
     Source: Tieleman, Hinton, lecture 6.5 of "Neural networks for machine learning", 2012.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rmsprop, p = RMSprop(0.1, decay=0.75), np.asarray([1.0])
+    >>> rmsprop.update(p, np.asarray([3.0]), rmsprop.init(p), rmsprop.row(0))[0].round(6)
+    array([0.8])
+
     """
 
     learning_rate: float | Schedule = 1e-2
@@ -267,6 +283,14 @@ class Adagrad(Optimizer):
     """p <- p - rate g / (sqrt(v) + eps), v <- v + g^2; as torch.optim.Adagrad.
 
     Source: Duchi, Hazan, Singer, "Adaptive subgradient methods", JMLR 12, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adagrad, p = Adagrad(0.1), np.asarray([1.0])
+    >>> adagrad.update(p, np.asarray([3.0]), adagrad.init(p), adagrad.row(0))[0].round(6)
+    array([0.9])
+
     """
 
     learning_rate: float | Schedule = 1e-2
@@ -334,7 +358,14 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def get_optimizer(spec: Any) -> Optimizer:
-    """Return ``spec`` if it is an optimizer, else the one of that name with its default learning rate (SGD: 0.1)."""
+    """Return ``spec`` if it is an optimizer, else the one of that name with its default learning rate (SGD: 0.1).
+
+    Examples
+    --------
+    >>> get_optimizer("sgd")
+    SGD(learning_rate=0.1, momentum=0.0, nesterov=False)
+
+    """
     if isinstance(spec, str):
         name = one_of("optimizer", spec, OPTIMIZERS)
         return SGD(0.1) if name == "sgd" else OPTIMIZERS[name]()

@@ -14,7 +14,14 @@ Schedule = Callable[[int], float]
 
 
 def constant(learning_rate: float) -> Schedule:
-    """Return the schedule that is always ``learning_rate``."""
+    """Return the schedule that is always ``learning_rate``.
+
+    Examples
+    --------
+    >>> constant(0.1)(1000)
+    0.1
+
+    """
     return lambda step: learning_rate
 
 

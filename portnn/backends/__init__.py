@@ -13,11 +13,22 @@ from typing import Any, NamedTuple
 import array_api_compat
 from array_api_compat import device
 
-from portnn.backends.base import Array, Backend
+from portnn.backends.base import Array, Backend, dtype_name
 from portnn.backends.numpy import HOST
 from portnn.errors import BackendError
 
-__all__ = ["HOST", "Array", "Backend", "BackendInfo", "available", "device", "get_backend", "namespace", "one_of"]
+__all__ = [
+    "HOST",
+    "Array",
+    "Backend",
+    "BackendInfo",
+    "available",
+    "device",
+    "dtype_name",
+    "get_backend",
+    "namespace",
+    "one_of",
+]
 
 _CLASSES = {
     "numpy": "portnn.backends.numpy:NumpyBackend",

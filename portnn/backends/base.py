@@ -161,6 +161,20 @@ class Backend:
         return run
 
 
+def dtype_name(dtype: Any) -> str:
+    """Return ``"float32"`` for that name, and for the dtype or scalar type of any library.
+
+    Examples
+    --------
+    >>> dtype_name("float32"), dtype_name(numpy.float64), dtype_name(numpy.dtype("float64"))
+    ('float32', 'float64', 'float64')
+
+    """
+    if isinstance(dtype, str):
+        return dtype
+    return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))).rpartition(".")[2]
+
+
 def to_native(x: Any) -> numpy.ndarray:
     """Return a NumPy array that any library accepts: native byte order and no negative strides."""
     x = numpy.asarray(x)

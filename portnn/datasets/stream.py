@@ -1,0 +1,66 @@
+"""Opening a file that is either plain or gzip, told apart by its first two bytes, whatever its name says."""
+
+import contextlib
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from portnn.errors import FormatError
+from portnn.files import StrPath, naming
+
+_GZIP = b"\x1f\x8b"
+_MAX_RATIO = 1032  # deflate spends at least 2 bits on 258 bytes
+_STEP = 1 << 18
+
+
+@contextlib.contextmanager
+def open_data(function: str, path: StrPath) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield ``(stream, most)``: the file's content, inflated if it is gzip, and how many bytes that can be.
+
+    A FormatError raised inside is prefixed with ``function`` and ``path``.
+    """
+    with naming(function, path), open(path, "rb") as file:
+        yield inflated(file, os.fstat(file.fileno()).st_size)
+
+
+def inflated(file: BinaryIO, size: int) -> tuple[BinaryIO, int]:
+    """What :func:`open_data` yields, for ``size`` bytes at the start of an open seekable file."""
+    magic = file.read(2)
+    file.seek(0)
+    if magic == _GZIP:
+        return cast(BinaryIO, io.BufferedReader(_Gzip(file), _STEP)), _MAX_RATIO * size
+    return file, size
+
+
+class _Gzip(io.RawIOBase):
+    """One gzip member, inflated as it is read; its end is reached only if the checksum is right and nothing follows.
+
+    Python's gzip module reads on into further members and over trailing zeros, so that data can double unseen.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._inflater = zlib.decompressobj(wbits=31)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._inflater.eof:
+            data = self._inflater.unconsumed_tail or self._file.read(_STEP)
+            try:
+                piece = self._inflater.decompress(data, min(len(buffer), _STEP))
+            except zlib.error as error:
+                raise FormatError(f"the gzip stream is damaged ({str(error).split(': ')[-1]})") from None
+            if piece:
+                buffer[: len(piece)] = piece
+                return len(piece)
+            if not data:
+                message = "the gzip stream is truncated: the file ends before the stream does"
+                raise FormatError(message)
+        if self._inflater.unused_data or self._file.read(1):
+            message = "something follows the gzip stream: trailing bytes or a second member"
+            raise FormatError(message)
+        return 0

@@ -1,0 +1,151 @@
+"""Writes that happen wholly or not at all, and the words for files that are not what they claim to be."""
+
+import contextlib
+import errno
+import os
+import re
+import reprlib
+import secrets
+import stat
+from collections.abc import Collection, Iterable, Iterator
+
+from portnn.errors import FormatError
+
+StrPath = str | os.PathLike[str]
+
+MAX_RANK = 8
+MAX_EMPTY_EXTENT = 2**31 - 1
+
+_FOREIGN = {
+    "a pickle, which could run code": rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\([dl]p?\d*\n",
+    "a zip archive, such as a .pt, .npz or .xlsx file": rb"PK\x03\x04",
+    "a git-LFS pointer: run `git lfs pull` to fetch the file itself": rb"version https://git-lfs",
+    "an HTML page: a download brought a web page instead": rb"\s*<(?i:!doctype|html|head|\?xml)",
+    "a gzip file": rb"\x1f\x8b",
+    "an HDF5 file": rb"\x89HDF\r\n",
+    "a NumPy .npy file": rb"\x93NUMPY",
+}
+
+
+def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write ``chunks`` to ``path`` so that a reader, a crash or a power cut sees the old file or the new one.
+
+    The bytes go to ``.portnn-*.tmp`` in the same folder, are synced, take the place of ``path`` by a rename,
+    and the folder is synced: on return they are on the disk. Any error, Ctrl-C included, leaves the old file as
+    it was and removes the temporary one. A symbolic link is followed; a write-protected file is not replaced.
+
+    Args:
+        path: the file to write; its folder must exist.
+        chunks: contiguous buffers, written one after the other; may be a generator.
+
+    Raises:
+        OSError: FileNotFoundError, IsADirectoryError, PermissionError, or what the disk says (full, failing).
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     atomic_write(f"{folder}/greeting", [b"hello, ", b"world"])
+    ...     pathlib.Path(folder, "greeting").read_bytes()
+    b'hello, world'
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    _check_target(target, folder)
+    temporary = os.path.join(folder, f".portnn-{secrets.token_hex(8)}.tmp")
+    try:
+        # Mode x gets 0666 less the umask from the kernel (mkstemp: 0600) and never follows a planted link.
+        with open(temporary, "xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
+            error.filename = target  # the caller never heard of the temporary name
+        raise
+    _sync_folder(folder)
+
+
+def _check_target(target: str, folder: str) -> None:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+    if os.path.islink(target):  # realpath gives up only on a loop
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
+    if not os.path.exists(target):
+        return
+    mode = os.stat(target).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    if not stat.S_ISREG(mode):  # a rename would put a file in the place of /dev/null
+        raise OSError(errno.EINVAL, "not a regular file", target)
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the rename itself durable, where the system can sync a folder (Windows cannot open one)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def shown(value: object, limit: int = 100) -> str:
+    """The repr of something that came from outside, cut in the middle to about ``limit`` characters.
+
+    >>> shown("x" * 50, limit=12)
+    "'xxx...xxxx'"
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    return short.repr(value)
+
+
+@contextlib.contextmanager
+def naming(function: str, path: StrPath) -> Iterator[None]:
+    """Prefix a FormatError raised inside with the function and the file, and keep it to one line."""
+    try:
+        yield
+    except FormatError as error:
+        message = f"{function}: {shown(os.fspath(path))}: {error}"
+        raise FormatError(message if len(message) < 480 else message[:480] + "...") from None
+
+
+def looks_like(head: bytes) -> str:
+    """Return " (it looks like ...)" if a file begins like a well-known other kind, else nothing.
+
+    >>> looks_like(b"PK rest")
+    ''
+    >>> looks_like(b"<html><body>404</body></html>")
+    ' (it looks like an HTML page: a download brought a web page instead)'
+    """
+    kinds = (kind for kind, pattern in _FOREIGN.items() if re.match(pattern, head))
+    return next((f" (it looks like {kind})" for kind in kinds), "")
+
+
+def check_shape(shape: Collection[int], what: str) -> None:
+    """FormatError unless ``shape`` has at most 8 axes and, when it holds no element, only modest extents.
+
+    A shape with elements is held to the bytes that are there; one without, such as (0, 2**62), is backed by
+    nothing, and the first product of its extents would overflow.
+    """
+    if len(shape) > MAX_RANK:
+        raise FormatError(f"{what} has rank {len(shape)}, at most {MAX_RANK} is allowed")
+    if 0 in shape and max(shape) > MAX_EMPTY_EXTENT:
+        raise FormatError(f"{what} has no elements but claims an extent of {shown(max(shape))}")
+
+
+def listing(names: Iterable[str]) -> str:
+    """Up to eight names for an error message, and how many there are beyond.
+
+    >>> listing("abcdefghij")
+    "'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h' and 2 more"
+    """
+    known = sorted(names)
+    more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+    return ", ".join(shown(name, 30) for name in known[:8]) + more if known else "no tensor"
