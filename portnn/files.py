@@ -4,12 +4,11 @@ import contextlib
 import errno
 import os
 import re
-import reprlib
 import secrets
 import stat
 from collections.abc import Collection, Iterable, Iterator
 
-from portnn.errors import FormatError
+from portnn.errors import FormatError, shown
 
 StrPath = str | os.PathLike[str]
 
@@ -17,7 +16,7 @@ MAX_RANK = 8
 MAX_EMPTY_EXTENT = 2**31 - 1
 
 _FOREIGN = {
-    "a pickle, which could run code": rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\([dl]p?\d*\n",
+    "a pickle, which could run code": rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\([dl]p\d+\n",
     "a zip archive, such as a .pt, .npz or .xlsx file": rb"PK\x03\x04",
     "a git-LFS pointer: run `git lfs pull` to fetch the file itself": rb"version https://git-lfs",
     "an HTML page: a download brought a web page instead": rb"\s*<(?i:!doctype|html|head|\?xml)",
@@ -93,17 +92,6 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def shown(value: object, limit: int = 100) -> str:
-    """The repr of something that came from outside, cut in the middle to about ``limit`` characters.
-
-    >>> shown("x" * 50, limit=12)
-    "'xxx...xxxx'"
-    """
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = limit
-    return short.repr(value)
 
 
 @contextlib.contextmanager

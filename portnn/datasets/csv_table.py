@@ -7,7 +7,8 @@ parsed again field by field, which either copes (quotes, blanks around numbers) 
 import csv
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn
+from io import BufferedReader
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 
@@ -126,11 +127,12 @@ def _fail(line: int, column: int, what: str) -> NoReturn:
 
 
 def _first_line(stream: BinaryIO) -> bytes:
-    line = stream.readline(MAX_LINE + 2)
-    if not line:
+    head = cast(BufferedReader, stream).peek(512)
+    if not head:
         _fail(1, 1, "the file is empty")
-    if kind := looks_like(line):
+    if kind := looks_like(head[:512]):
         _fail(1, 1, f"not a table of numbers{kind}")
+    line = stream.readline(MAX_LINE + 2)
     return line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r")
 
 

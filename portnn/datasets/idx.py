@@ -61,6 +61,14 @@ def read_idx_pair(images_path: StrPath, labels_path: StrPath) -> tuple[np.ndarra
 
     Raises:
         FormatError, OSError: as :func:`read_idx`, and when the two files do not belong together.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_idx(f"{folder}/images", np.zeros((2, 3, 3), dtype="uint8"))
+    ...     write_idx(f"{folder}/labels", np.array([7, 1], dtype="uint8"))
+    ...     images, labels = read_idx_pair(f"{folder}/images", f"{folder}/labels")
+    >>> images.shape, labels.tolist()
+    ((2, 3, 3), [7, 1])
     """
     images, labels = read_idx(images_path), read_idx(labels_path)
     check_pair(images, labels, f"read_idx_pair: {shown(os.fspath(labels_path))}")
@@ -120,6 +128,12 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
     Raises:
         TypeError: another dtype, or not an array.
         ValueError: rank 0 or above 8, or an extent above 2**32 - 1.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_idx(f"{folder}/a", np.array([[5, 6, 7]], dtype="uint8"))
+    ...     pathlib.Path(folder, "a").read_bytes().hex(" ")
+    '00 00 08 02 00 00 00 01 00 00 00 03 05 06 07'
     """
     plain = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
     if not plain or array.dtype.newbyteorder(">") not in _TYPES:

@@ -1,0 +1,315 @@
+"""The pictures: what they show is what was given, and drawing them leaves no trace in the process."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: examples)")
+
+from portnn import plots  # noqa: E402
+
+HISTORY = {
+    "loss": [0.9, 0.5, 0.3, 0.2],
+    "val_loss": [0.8, 0.6, 0.4, 0.5],
+    "accuracy": [0.5, 0.7, 0.8, 0.9],
+    "val_accuracy": [0.55, 0.75, 0.7, 0.65],
+    "epoch_seconds": [1.0, 1.5, 1.0, 1.0],
+}
+
+
+def random_case(n_rows=200, n_classes=10, n_features=64):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(n_classes), n_rows)
+    t_pred = p.argmax(axis=1)
+    t_true = np.where(rng.random(n_rows) < 0.3, rng.integers(0, n_classes, n_rows), t_pred)
+    return rng.random((n_rows, n_features)), t_true, t_pred, p
+
+
+def title(axes):
+    return axes.get_title(loc="left")
+
+
+def line(axes, label):
+    return next(drawn for drawn in axes.lines if drawn.get_label() == label)
+
+
+def shown_counts(figure, n_classes):
+    """Read the counts back from the numbers written into the cells; the shares end in %."""
+    counts = np.zeros((n_classes, n_classes), dtype=int)
+    for text in figure.axes[0].texts:
+        if not text.get_text().endswith("%"):
+            j, i = text.get_position()
+            counts[round(i), round(j)] = int(text.get_text())
+    return counts
+
+
+def overlapping(figure):
+    """Return the pairs of visible texts whose boxes share more than a hair, and the texts beyond the edge."""
+    from matplotlib.text import Text
+
+    # The layout is settled, and tick labels hold their texts, only after a first drawing.
+    figure.draw_without_rendering()
+    unseen = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            unseen |= {tick.label1 for tick in ticks if not (axes.axison and low <= tick.get_loc() <= high)}
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in figure.findobj(Text)
+        if text.get_text().strip() and text.get_visible() and text not in unseen
+    ]
+    width, height = figure.bbox.width, figure.bbox.height
+    found = [name for name, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > width or b.y1 > height]
+    for k, (name, a) in enumerate(boxes):
+        for other, b in boxes[:k]:
+            across = min(a.x1, b.x1) - max(a.x0, b.x0)
+            if across > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 0.3 * min(a.height, b.height):
+                found.append((name, other))
+    return found
+
+
+def test_curves_are_the_history():
+    figure = plots.learning_curves(HISTORY)
+    loss, accuracy = figure.axes
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        for label, key in (("training", name), ("validation", f"val_{name}")):
+            assert list(line(axes, label).get_xdata()) == [1, 2, 3, 4]
+            assert list(line(axes, label).get_ydata()) == HISTORY[key]
+    assert "4 epochs in 4.5 s" in figure.get_suptitle()
+
+
+def test_best_validation_is_lowest_loss_and_highest_accuracy():
+    loss, accuracy = plots.learning_curves(HISTORY).axes
+    assert line(loss, "best").get_xydata().tolist() == [[3, 0.4]]
+    assert line(accuracy, "best").get_xydata().tolist() == [[2, 0.75]]
+    assert "0.4, epoch 3" in title(loss)
+    assert "75.00%, epoch 2" in title(accuracy)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"loss": [1.0, 0.5]},
+        {"loss": [1.0, 0.5], "val_loss": [], "accuracy": [], "val_accuracy": [], "epoch_seconds": []},
+        {"loss": (1.0, float("nan"), float("inf"))},
+        {"loss": [float("nan")]},
+    ],
+    ids=["absent", "empty", "not finite", "nothing finite"],
+)
+def test_without_validation_and_accuracy_one_plain_panel(history):
+    figure = plots.learning_curves(history)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert title(axes) == "loss"
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 7, 100])
+def test_epochs_are_integers_from_one(n_epochs):
+    falling = [2.0 * 0.93**k for k in range(n_epochs)]
+    figure = plots.learning_curves({"loss": falling, "val_loss": falling})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert shown
+    assert all(tick == int(tick) and 1 <= tick <= n_epochs for tick in shown)
+    assert axes.get_yscale() == ("log" if n_epochs == 100 else "linear")
+
+
+def test_confusion_matrix_is_that_of_scikit_learn():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    _, t_true, t_pred, _ = random_case()
+    figure = plots.confusion_matrix(t_true.astype(np.uint8), t_pred)
+    expected = sklearn_metrics.confusion_matrix(t_true, t_pred)
+    assert (shown_counts(figure, 10) == expected).all()
+    recalls = sklearn_metrics.recall_score(t_true, t_pred, average=None)
+    np.testing.assert_array_equal(line(figure.axes[1], figure.axes[1].lines[0].get_label()).get_xdata(), recalls)
+    # The diagonal stands outside of the scale, which therefore shows the mistakes.
+    shades = figure.axes[0].images[0].get_array()
+    assert (shades.mask == np.eye(10, dtype=bool)).all()
+    np.testing.assert_array_equal(
+        shades.filled(0), np.where(np.eye(10), 0, expected / expected.sum(axis=1, keepdims=True))
+    )
+
+
+def test_confusion_matrix_names_and_unseen_classes():
+    figure = plots.confusion_matrix([0, 1], [0, 0], class_names=np.array(["cat", "dog", "cow"]))
+    matrix, recall = figure.axes
+    assert [label.get_text() for label in matrix.get_yticklabels()] == ["cat", "dog", "cow"]
+    assert recall.lines[0].get_xydata().tolist() == [[1, 0], [0, 1]]
+    assert plots.confusion_matrix([0, 1], [0, 0], n_classes=4).axes[0].images[0].get_array().shape == (4, 4)
+
+
+def test_many_classes_are_shaded_without_numbers():
+    t = np.arange(60)
+    figure = plots.confusion_matrix(t, t[::-1])
+    assert not figure.axes[0].texts
+    assert len(figure.axes[0].get_yticks()) <= 40
+
+
+def test_most_confident_mistake_comes_first():
+    x, t_true, t_pred, p = random_case()
+    figure = plots.misclassified(x, t_true, t_pred, p, max_images=6)
+    wrong = np.flatnonzero(t_true != t_pred)
+    order = wrong[np.argsort(-p[wrong, t_pred[wrong]])][:6]
+    (axes,) = figure.axes
+    for k, image, text in zip(order, axes.images, axes.texts, strict=True):
+        assert (image.get_array().ravel() == x[k]).all()
+        assert text.get_text() == f"{t_true[k]} → {t_pred[k]} ({p[k].max():.2%})"
+    assert len({image.get_clim() for image in axes.images}) == 1
+    assert figure.get_suptitle() == f"6 of {wrong.size} mistakes in 200 images"
+
+
+def test_misclassified_without_probabilities_keeps_the_order():
+    x = np.arange(36, dtype=np.uint8).reshape(3, 12)
+    figure = plots.misclassified(x, [0, 1, 2], [1, 1, 0], shape=(3, 4))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0 → 1", "2 → 0"]
+    assert (figure.axes[0].images[1].get_array() == x[2].reshape(3, 4)).all()
+
+
+def test_no_mistake_is_said():
+    figure = plots.misclassified(np.zeros((3, 64)), [0, 1, 2], [0, 1, 2], np.eye(3))
+    assert figure.get_suptitle() == "No mistakes in 3 images"
+    assert not figure.axes[0].images
+
+
+def test_weights_share_a_symmetric_scale_with_white_at_zero():
+    weight = np.random.default_rng(0).normal(size=(49, 70)) + 1.0
+    figure = plots.weight_images(weight)
+    images = figure.axes[0].images
+    assert len(images) == 64
+    assert (images[5].get_array() == weight[:, 5].reshape(7, 7)).all()
+    ((low, high),) = {image.get_clim() for image in images}
+    assert low == -high < 0
+    assert images[0].cmap(images[0].norm(0.0)) == (1, 1, 1, 1)
+    assert figure.axes[1].get_ylabel() == "weight"
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_weights_without_a_scale_are_drawn(value):
+    figure = plots.weight_images(np.full((64, 2), value))
+    figure.draw_without_rendering()
+    assert figure.axes[0].images[0].get_clim() == (-1, 1)
+
+
+@pytest.mark.parametrize("folder_type", [str, None], ids=["str", "Path"])
+def test_save_all_writes_pngs(tmp_path, folder_type):
+    image = pytest.importorskip("PIL.Image", reason="pillow is not installed (extra: examples)")
+    x, t_true, t_pred, p = random_case()
+    folder = tmp_path / "new" / "folder"
+    paths = plots.save_all(
+        folder_type(folder) if folder_type else folder,
+        history=HISTORY,
+        t_true=t_true,
+        t_pred=t_pred,
+        x=x,
+        probabilities=p,
+        weight=np.ones((64, 12)),
+    )
+    names = ["learning_curves", "confusion_matrix", "misclassified", "first_layer_weights"]
+    assert paths == [folder / f"{name}.png" for name in names]
+    assert sorted(folder.iterdir()) == sorted(paths)
+    for path in paths:
+        with image.open(path) as png:
+            png.load()
+            assert png.format == "PNG"
+            assert 300 < png.width < 2500
+            assert 300 < png.height < 2500
+            assert np.asarray(png.convert("L")).std() > 5, f"{path.name} is as good as empty"
+
+
+@pytest.mark.parametrize("n_features", [13, 16, 63])
+def test_save_all_draws_no_images_of_a_table(tmp_path, n_features):
+    x, t_true, t_pred, p = random_case(n_features=n_features)
+    weight = np.ones((n_features, 4))
+    paths = plots.save_all(tmp_path, history=HISTORY, t_true=t_true, t_pred=t_pred, x=x, probabilities=p, weight=weight)
+    assert [path.name for path in paths] == ["learning_curves.png", "confusion_matrix.png"]
+
+
+def test_save_all_writes_nothing_if_an_argument_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="probabilities"):
+        plots.save_all(
+            tmp_path / "new", history=HISTORY, t_true=[0, 1], t_pred=[1, 1], x=np.ones((2, 64)), probabilities=[1]
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_text_lies_on_another():
+    x, t_true, t_pred, p = random_case(400)
+    same = {key: [0.9, 0.95] for key in HISTORY}
+    figures = [
+        plots.learning_curves(HISTORY),
+        plots.learning_curves(same),
+        plots.confusion_matrix(t_true, t_pred),
+        plots.confusion_matrix(t_true % 3, t_pred % 3, class_names=["setosa", "versicolor", "virginica"]),
+        plots.misclassified(x, t_true, t_pred, p),
+        plots.weight_images(np.eye(784)[:, :100]),
+    ]
+    for figure in figures:
+        assert overlapping(figure) == []
+
+
+def test_drawing_needs_no_pyplot_and_leaves_settings_alone():
+    code = """
+import sys
+import portnn.plots
+assert "matplotlib" not in sys.modules, "imported too early"
+import matplotlib
+matplotlib.rcParams["font.size"] = 17
+before = matplotlib.rcParams.copy()
+figure = portnn.plots.learning_curves({"loss": [1.0, 0.5]})
+assert figure.get_suptitle()
+portnn.plots.confusion_matrix([0, 1], [0, 1])
+portnn.plots.misclassified([[0, 1, 1, 0]], [0], [1])
+portnn.plots.weight_images([[1.0], [0.0], [0.0], [1.0]])
+assert matplotlib.rcParams.copy() == before
+assert "matplotlib.pyplot" not in sys.modules, "pyplot keeps figures alive"
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_matplotlib_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    with pytest.raises(ImportError, match=r'learning_curves: .*pip install "portnn\[examples\]"'):
+        plots.learning_curves({"loss": [1.0]})
+
+
+X = np.ones((2, 64))
+ERRORS = [
+    (plots.learning_curves, [{}], {}, r'learning_curves: history\["loss"\] has shape \(0,\)'),
+    (plots.learning_curves, [{"loss": [[1.0]]}], {}, r'"loss"\] has shape \(1, 1\), expected'),
+    (plots.learning_curves, [{"loss": [1.0, 2.0], "val_loss": [1.0]}], {}, r'"val_loss"\] has shape \(1,\), .*\(2,\)'),
+    (plots.confusion_matrix, [[], []], {}, r"t_true has shape \(0,\), expected \(batch,\)"),
+    (plots.confusion_matrix, [0, 0], {}, r"t_true has shape \(\), expected \(batch,\)"),
+    (plots.confusion_matrix, [[0, 1], np.eye(2)], {}, r"t_pred has shape \(2, 2\), expected \(2,\)"),
+    (plots.confusion_matrix, [[0, 1], [0, 1, 1]], {}, r"t_pred has shape \(3,\), expected \(2,\)"),
+    (plots.confusion_matrix, [[0, 1], [0.0, 1.0]], {}, "t_pred has dtype float64, expected integer labels"),
+    (plots.confusion_matrix, [["a"], ["b"]], {}, "t_true has dtype <U1, expected integer labels"),
+    (plots.confusion_matrix, [[0, -1], [0, 1]], {}, "t_true has a negative label"),
+    (plots.confusion_matrix, [[0, 2], [0, 1]], {"n_classes": 2}, "labels reach 2 .* labels below 2"),
+    (plots.confusion_matrix, [[0, 1], [0, 1]], {"n_classes": 3, "class_names": ["a", "b"]}, "2 names, .* = 3"),
+    (plots.misclassified, [np.ones(64), [0], [1]], {}, r"x has shape \(64,\), expected \(batch, n_features\)"),
+    (plots.misclassified, [X, [0], [1]], {}, r"t_true has shape \(1,\), expected \(2,\)"),
+    (plots.misclassified, [X[:, :63], [0, 1], [1, 1]], {}, r"shape \(7, 7\), .* = 63 features"),
+    (plots.misclassified, [X, [0, 1], [1, 1]], {"shape": (8, 9)}, r"shape \(8, 9\), .* = 64 features"),
+    (plots.misclassified, [X, [0, 1], [1, 1]], {"max_images": 0}, "cannot draw 0 images"),
+    (plots.misclassified, [X, [0, 1], [1, 2], np.ones((2, 2))], {}, r"probabilities has shape \(2, 2\), .* label 2"),
+    (plots.weight_images, [np.ones(64)], {}, r"weight has shape \(64,\), expected \(in_features, out_features\)"),
+    (plots.weight_images, [np.ones((64, 0))], {}, r"weight has shape \(64, 0\)"),
+    (plots.weight_images, [np.ones((10, 64))], {}, r"shape \(3, 3\), .* = 10 features"),
+]
+
+
+@pytest.mark.parametrize(("draw", "args", "options", "message"), ERRORS)
+def test_errors_are_one_line(draw, args, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        draw(*args, **options)
+    text = str(caught.value)
+    assert text.startswith(f"{draw.__name__}: ")
+    assert "\n" not in text
+    assert len(text) < 500
