@@ -1,0 +1,80 @@
+"""One door for every check: ``nox`` runs all of it, ``nox -s tests`` the tests; arguments after ``--`` are passed on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["lint", "types", "package", "tests"]
+nox.options.default_venv_backend = "virtualenv"  # with pip
+nox.options.reuse_existing_virtualenvs = True
+
+HERE = Path(__file__).parent.resolve()
+GROUPS = nox.project.load_toml(HERE / "pyproject.toml")
+
+
+def install_wheel(session: nox.Session) -> None:
+    """Build the wheel and install that: what is tested is what users get."""
+    out = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(HERE))
+    (wheel,) = out.glob("portnn-*.whl")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests and the doctests against the installed wheel, from another folder, on every library there is."""
+    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    install_wheel(session)
+    session.chdir(session.create_tmp())
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
+    pytest += ["-p", "no:cacheprovider"]
+    if session.posargs:
+        session.run(*pytest, str(HERE / "tests"), *session.posargs, env=threads)
+        return
+    session.run(*pytest, "--doctest-modules", "--pyargs", "portnn", env=threads)
+    session.run(*pytest, "-n", "auto", str(HERE / "tests"), env=threads)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and layout."""
+    session.install(*nox.project.dependency_groups(GROUPS, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the annotations of the package."""
+    session.install(*nox.project.dependency_groups(GROUPS, "types"), "numpy>=2.0", "array-api-compat")
+    session.run("mypy")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the wheel, install it alone with its two dependencies, and train from it."""
+    session.install("numpy", "array-api-compat")
+    install_wheel(session)
+    session.chdir(session.create_tmp())
+    session.run("python", "-m", "portnn", "info")
+    session.run(
+        "python",
+        "-W",
+        "error",
+        "-c",
+        "import portnn; x, t, xv, tv = portnn.datasets.load_digits(); model = portnn.MLP([64, 32, 10]);"
+        "portnn.fit(model, x, t, epochs=20); a = portnn.evaluate(model, xv, tv)['accuracy']; print(a); assert a > 0.9",
+    )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the presets on MNIST beside the programs they come from; see benchmarks/README.md."""
+    session.install("-e", f"{HERE}[examples]")
+    session.run("python", str(HERE / "benchmarks" / "presets.py"), *session.posargs)
