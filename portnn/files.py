@@ -33,13 +33,20 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     and the folder is synced: on return they are on the disk. Any error, Ctrl-C included, leaves the old file as
     it was and removes the temporary one. A symbolic link is followed; a write-protected file is not replaced.
 
-    Args:
-        path: the file to write; its folder must exist.
-        chunks: contiguous buffers, written one after the other; may be a generator.
+    Parameters
+    ----------
+    path
+        The file to write; its folder must exist.
+    chunks
+        Contiguous buffers, written one after the other; may be a generator.
 
-    Raises:
-        OSError: FileNotFoundError, IsADirectoryError, PermissionError, or what the disk says (full, failing).
+    Raises
+    ------
+    OSError
+        FileNotFoundError, IsADirectoryError, PermissionError, or what the disk says (full, failing).
 
+    Examples
+    --------
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     atomic_write(f"{folder}/greeting", [b"hello, ", b"world"])
@@ -107,6 +114,8 @@ def naming(function: str, path: StrPath) -> Iterator[None]:
 def looks_like(head: bytes) -> str:
     """Return " (it looks like ...)" if a file begins like a well-known other kind, else nothing.
 
+    Examples
+    --------
     >>> looks_like(b"PK rest")
     ''
     >>> looks_like(b"<html><body>404</body></html>")
@@ -131,6 +140,8 @@ def check_shape(shape: Collection[int], what: str) -> None:
 def listing(names: Iterable[str]) -> str:
     """Up to eight names for an error message, and how many there are beyond.
 
+    Examples
+    --------
     >>> listing("abcdefghij")
     "'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h' and 2 more"
     """

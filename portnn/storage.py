@@ -60,16 +60,26 @@ def write_safetensors_file(
     one array at a time, so that at most one copy exists. The file is laid out as by the reference implementation:
     widest dtype first, then by name.
 
-    Args:
-        path: the file to write; see :func:`portnn.files.atomic_write`.
-        arrays: NumPy arrays of rank 0 to 8: float16/32/64, (u)int8/16/32/64 or bool.
-        metadata: text by text, stored in the header.
-        max_header_bytes: refuse to write a header that :func:`read_safetensors_file` would refuse to read.
+    Parameters
+    ----------
+    path
+        The file to write; see :func:`portnn.files.atomic_write`.
+    arrays
+        NumPy arrays of rank 0 to 8: float16/32/64, (u)int8/16/32/64 or bool.
+    metadata
+        Text by text, stored in the header.
+    max_header_bytes
+        Refuse to write a header that :func:`read_safetensors_file` would refuse to read.
 
-    Raises:
-        TypeError: not an array, a dtype that the format or portnn does not know, metadata that is not text.
-        ValueError: a name outside ``[A-Za-z0-9_.-/]``, a rank over 8, a header that is too long.
+    Raises
+    ------
+    TypeError
+        Not an array, a dtype that the format or portnn does not know, metadata that is not text.
+    ValueError
+        A name outside ``[A-Za-z0-9_.-/]``, a rank over 8, a header that is too long.
 
+    Examples
+    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = f"{folder}/w.safetensors"
@@ -153,17 +163,25 @@ def read_safetensors_file(
     Everything the header claims is checked against the size of the file before a byte is allocated for it:
     arrays lie back to back up to the end of the file, each as long as its shape and dtype need.
 
-    Args:
-        path: the file.
-        names: read only these arrays; all if None.
-        max_header_bytes: refuse longer headers unread.
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        Read only these arrays; all if None.
+    max_header_bytes
+        Refuse longer headers unread.
 
-    Returns:
-        Writable arrays of native byte order in the order of the file, and the metadata, maybe empty.
+    Returns
+    -------
+    Writable arrays of native byte order in the order of the file, and the metadata, maybe empty.
 
-    Raises:
-        FormatError: the file is malformed, of another kind, or has dtypes that NumPy lacks (BF16, F8_*).
-        OSError: FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
+    Raises
+    ------
+    FormatError
+        The file is malformed, of another kind, or has dtypes that NumPy lacks (BF16, F8_*).
+    OSError
+        FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
     """
     with naming("read_safetensors_file", path), open(path, "rb") as file:
         infos, metadata, start = _read_header(file, max_header_bytes)
@@ -183,8 +201,10 @@ def read_safetensors_header(
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """What :func:`read_safetensors_file` would read, without reading it: ``(TensorInfo by name, metadata)``.
 
-    Raises:
-        FormatError, OSError: as :func:`read_safetensors_file`.
+    Raises
+    ------
+    FormatError, OSError
+        As :func:`read_safetensors_file`.
     """
     with naming("read_safetensors_header", path), open(path, "rb") as file:
         infos, metadata, _ = _read_header(file, max_header_bytes)

@@ -50,25 +50,40 @@ def read_csv(
     refused with the line and the column, both counted from 1. A byte order mark, CRLF, a missing last newline, quoted
     numbers and blanks around them are fine. Comments, blank lines and line breaks within quotes are not.
 
-    Args:
-        path: the file, UTF-8.
-        target: the column of ``t``: its position from 0 (negative from the end), its name in the header, or None
-            for a table without targets.
-        header: whether line 1 holds names; "auto" takes it for names if no field of it reads as a number.
-        delimiter: one ASCII character.
-        dtype: "float32" or "float64".
-        max_rows: refuse longer tables.
-        max_bytes: refuse longer texts (after inflating).
+    Parameters
+    ----------
+    path
+        The file, UTF-8.
+    target
+        The column of ``t``: its position from 0 (negative from the end), its name in the header, or None
+        for a table without targets.
+    header
+        Whether line 1 holds names; "auto" takes it for names if no field of it reads as a number.
+    delimiter
+        One ASCII character.
+    dtype
+        "float32" or "float64".
+    max_rows
+        Refuse longer tables.
+    max_bytes
+        Refuse longer texts (after inflating).
 
-    Returns:
-        x of shape (rows, features) and ``dtype``; t of shape (rows,), int64 if all targets are whole numbers
-        (up to 2**53 in magnitude), else of ``dtype``; None for t if ``target`` is None.
+    Returns
+    -------
+    x of shape (rows, features) and ``dtype``; t of shape (rows,), int64 if all targets are whole numbers
+    (up to 2**53 in magnitude), else of ``dtype``; None for t if ``target`` is None.
 
-    Raises:
-        FormatError: anything about the file; the message has the line and the column.
-        OSError: FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
-        ValueError: an argument.
+    Raises
+    ------
+    FormatError
+        Anything about the file; the message has the line and the column.
+    OSError
+        FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
+    ValueError
+        An argument.
 
+    Examples
+    --------
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "points.csv")

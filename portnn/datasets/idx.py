@@ -35,16 +35,24 @@ def read_idx(path: StrPath) -> np.ndarray:
     The extents are checked against the size of the file before anything is read, memory grows only with the bytes
     that are really there, and a gzip stream is never inflated further than the header declares.
 
-    Args:
-        path: the file.
+    Parameters
+    ----------
+    path
+        The file.
 
-    Returns:
-        Array of the declared shape and dtype (uint8, int8, int16, int32, float32 or float64), native byte order.
+    Returns
+    -------
+    Array of the declared shape and dtype (uint8, int8, int16, int32, float32 or float64), native byte order.
 
-    Raises:
-        FormatError: not an IDX file, or one that is truncated, too long or damaged.
-        OSError: FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
+    Raises
+    ------
+    FormatError
+        Not an IDX file, or one that is truncated, too long or damaged.
+    OSError
+        FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
 
+    Examples
+    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_idx(f"{folder}/a.gz", np.array([[1, -2], [3, 4]], dtype="int16"))
@@ -59,9 +67,13 @@ def read_idx(path: StrPath) -> np.ndarray:
 def read_idx_pair(images_path: StrPath, labels_path: StrPath) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of images and the file of their labels: ``(images, labels)`` with one integer label per image.
 
-    Raises:
-        FormatError, OSError: as :func:`read_idx`, and when the two files do not belong together.
+    Raises
+    ------
+    FormatError, OSError
+        As :func:`read_idx`, and when the two files do not belong together.
 
+    Examples
+    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_idx(f"{folder}/images", np.zeros((2, 3, 3), dtype="uint8"))
@@ -121,14 +133,22 @@ def parse_idx(stream: BinaryIO, most: int) -> np.ndarray:
 def write_idx(path: StrPath, array: np.ndarray) -> None:
     """Write an IDX file, atomically; gzip if the name ends in ``.gz``, with no time stamp: equal arrays, equal bytes.
 
-    Args:
-        path: the file to write; see :func:`portnn.files.atomic_write`.
-        array: uint8, int8, int16, int32, float32 or float64, rank 1 to 8, any memory layout.
+    Parameters
+    ----------
+    path
+        The file to write; see :func:`portnn.files.atomic_write`.
+    array
+        Uint8, int8, int16, int32, float32 or float64, rank 1 to 8, any memory layout.
 
-    Raises:
-        TypeError: another dtype, or not an array.
-        ValueError: rank 0 or above 8, or an extent above 2**32 - 1.
+    Raises
+    ------
+    TypeError
+        Another dtype, or not an array.
+    ValueError
+        Rank 0 or above 8, or an extent above 2**32 - 1.
 
+    Examples
+    --------
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_idx(f"{folder}/a", np.array([[5, 6, 7]], dtype="uint8"))

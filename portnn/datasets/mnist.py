@@ -42,19 +42,28 @@ def load_mnist(
     (with pooch, of the extra ``examples``) into ``DIR/mnist/``. Found or fetched, the decompressed bytes must have
     the right SHA-256.
 
-    Args:
-        data_dir: the folder DIR.
-        download: whether missing files may be fetched.
-        raw: return the pixels and labels as stored, uint8, images of shape (n, 28, 28).
+    Parameters
+    ----------
+    data_dir
+        The folder DIR.
+    download
+        Whether missing files may be fetched.
+    raw
+        Return the pixels and labels as stored, uint8, images of shape (n, 28, 28).
 
-    Returns:
-        x of shape (60000, 784) and (10000, 784), float32 in [0, 1] (pixel / 255); t of shape (60000,) and
-        (10000,), int64 in 0..9.
+    Returns
+    -------
+    x of shape (60000, 784) and (10000, 784), float32 in [0, 1] (pixel / 255); t of shape (60000,) and
+    (10000,), int64 in 0..9.
 
-    Raises:
-        FileNotFoundError: files are missing and may not or cannot be downloaded.
-        ConnectionError: no mirror could be reached. (Both are OSError.)
-        FormatError: a file with other contents; the message has the SHA-256 found and expected.
+    Raises
+    ------
+    FileNotFoundError
+        Files are missing and may not or cannot be downloaded.
+    ConnectionError
+        No mirror could be reached. (Both are OSError.)
+    FormatError
+        A file with other contents; the message has the SHA-256 found and expected.
 
     Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition,
     Proceedings of the IEEE 86 (1998).

@@ -25,21 +25,31 @@ def read_safetensors(
     with a split, as in ``train_images`` or ``y_test``) when the file leaves no choice. A file that holds several
     splits needs one of the two named; the other is then the one of the same split.
 
-    Args:
-        path: the file.
-        images: the name of the tensor that becomes x.
-        labels: the name of the tensor that becomes t.
+    Parameters
+    ----------
+    path
+        The file.
+    images
+        The name of the tensor that becomes x.
+    labels
+        The name of the tensor that becomes t.
 
-    Returns:
-        x of shape (n, features), the axes of each image flattened: float32, float64 or uint8 as stored (float16
-        becomes float32). t: int64 of shape (n,) from integers (n,) or (n, 1) and from rows that are exactly one-hot;
-        floats as stored, and other rows as float32 or float64 of shape (n, outputs).
+    Returns
+    -------
+    x of shape (n, features), the axes of each image flattened: float32, float64 or uint8 as stored (float16
+    becomes float32). t: int64 of shape (n,) from integers (n,) or (n, 1) and from rows that are exactly one-hot;
+    floats as stored, and other rows as float32 or float64 of shape (n, outputs).
 
-    Raises:
-        FormatError: a malformed file; no such tensors, or a choice of them (all names are listed); shapes that do
-            not belong together; a dtype that is neither.
-        OSError: FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
+    Raises
+    ------
+    FormatError
+        A malformed file; no such tensors, or a choice of them (all names are listed); shapes that do
+        not belong together; a dtype that is neither.
+    OSError
+        FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
 
+    Examples
+    --------
     >>> import tempfile
     >>> from portnn.storage import write_safetensors_file
     >>> with tempfile.TemporaryDirectory() as folder:
