@@ -8,6 +8,8 @@ once. The formula names no array library: it runs on whatever its arrays are.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
 import numpy as np
 
@@ -54,18 +56,20 @@ def observations(n: int = 400, noise: float = 0.02):
 
 
 def main() -> None:
+    """Fit and print what was found beside the truth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="numpy")
+    parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()
-    if args.backend == "jax":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # must be there before JAX is imported
     backend = get_backend(args.backend)
-    gain, offset, rms = fit(*(backend.asarray(a) for a in observations()))
+    gain, offset, rms = fit(*(backend.asarray(a) for a in observations()), args.steps)
     print(f"on {args.backend}: gain {gain:.4f} (true {GAIN}), offset {offset:.4f} (true {OFFSET})")
     print(f"root mean square of the residuals {rms:.4f} (noise 0.02)")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (portnn.BackendError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

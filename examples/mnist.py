@@ -29,13 +29,18 @@ BACKENDS = ("numpy", "cupy", "torch", "jax", "array_api_strict")
 
 
 def main() -> int:
+    """Ask, load, train, and say how it went."""
     args = parse()
     say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, flush=True))
     preset = configure(args)
     if args.backend == "jax" and preset.precision == "float64":
         os.environ.setdefault("JAX_ENABLE_X64", "1")  # must be there before JAX is imported
 
+    for folder in (Path(args.save or ".").parent, Path(args.report or ".").parent, Path(args.plot or ".")):
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the training, not after it
+
     name, (x_train, t_train, x_test, t_test) = load(args, say)
+    preset = dataclasses.replace(preset, batch_size=min(preset.batch_size, len(t_train)))
     n_classes = int(max(t_train.max(), t_test.max())) + 1
     model = portnn.MLP(
         [x_train.shape[1], *preset.hidden, n_classes],
@@ -57,7 +62,7 @@ def main() -> int:
     optimizer = preset.make_optimizer(steps)
     say(
         f"training  {preset.optimizer}, learning rate {optimizer.rate(0):g} ({preset.schedule}), batch "
-        f"{preset.batch_size}, {preset.epochs} epochs, seed {args.seed}, {preset.precision}\n"
+        f"{preset.batch_size}, {preset.epochs} epoch{'s' * (preset.epochs > 1)}, seed {args.seed}, {preset.precision}\n"
     )
 
     train, test = (x_train, t_train), (x_test, t_test)
@@ -94,21 +99,7 @@ def main() -> int:
 
     if args.save:
         model.save(args.save)
-        say(f"\nmodel saved to {args.save}")
-    if args.plot:
-        from portnn import plots
-
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        paths = plots.save_all(
-            args.plot,
-            history=history,
-            t_true=t_test,
-            t_pred=predicted,
-            x=x_test,
-            probabilities=shifted / shifted.sum(axis=-1, keepdims=True),
-            weight=model.backend.to_numpy(model.weights[0]),
-        )
-        say("\npictures:", *(str(path) for path in paths))
+        say(f"model saved to {args.save}")
     if args.report:
         report = {
             "backend": args.backend,
@@ -133,10 +124,25 @@ def main() -> int:
         }
         Path(args.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         say(f"report written to {args.report}")
+    if args.plot:
+        from portnn import plots
+
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        paths = plots.save_all(
+            args.plot,
+            history=history,
+            t_true=t_test,
+            t_pred=predicted,
+            x=x_test,
+            probabilities=shifted / shifted.sum(axis=-1, keepdims=True),
+            weight=model.backend.to_numpy(model.weights[0]),
+        )
+        say("pictures:", *(str(path) for path in paths))
     return 0
 
 
 def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="numpy", choices=BACKENDS)
     parser.add_argument("--device", help="cpu, cuda:0, ...; default: the library's own")
@@ -187,17 +193,24 @@ def load(args: argparse.Namespace, say: Any) -> tuple[str, tuple[np.ndarray, ...
             args.dataset = "digits"
     if args.dataset == "digits":
         return "digits", portnn.datasets.load_digits()
-    read = portnn.datasets.read_csv if ".csv" in args.dataset else portnn.datasets.read_safetensors
+    table = ".csv" in Path(args.dataset).suffixes
+    read = portnn.datasets.read_csv if table else portnn.datasets.read_safetensors
     try:
         x, t = read(args.dataset)
     except (OSError, portnn.FormatError) as error:
         raise SystemExit(f"--dataset: {error}") from None
-    if t is None or t.ndim != 1 or t.dtype.kind != "i":
-        raise SystemExit(f"--dataset: {args.dataset} has no integer labels")
-    largest = float(np.abs(x).max()) or 1.0
-    x = x.astype("float32") / np.float32(255.0 if 1.0 < largest <= 255.0 else largest)
+    if t.ndim != 1 or t.dtype.kind != "i" or not 0 <= t.min() <= t.max() < 1000:
+        raise SystemExit(f"--dataset: the labels of {args.dataset} are not whole numbers from 0 to at most 999")
+    x = to_unit(x)
     train, held = split(len(t), 0.2, args.seed, "--dataset")
     return Path(args.dataset).name, (x[train], t[train], x[held], t[held])
+
+
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels as float32 in [0, 1], whether they are stored as fractions, 0..16 (the digits) or 0..255."""
+    largest = float(np.abs(pixels).max())
+    full = next((full for full in (1.0, 16.0, 255.0) if largest <= full), largest)
+    return pixels.astype("float32") / np.float32(full)
 
 
 def score(say: Any, what: str, model: portnn.MLP, data: tuple[np.ndarray, np.ndarray]) -> float:
@@ -210,6 +223,7 @@ def score(say: Any, what: str, model: portnn.MLP, data: tuple[np.ndarray, np.nda
 
 
 def epoch_line(history: portnn.History, epochs: int) -> str:
+    """Say how the last epoch went."""
     last = {name: values[-1] for name, values in history.items()}
     return (
         f"epoch {len(history['loss']):3d}/{epochs}  loss {last['loss']:.4f}  accuracy {100 * last['accuracy']:6.2f}%"
@@ -221,5 +235,5 @@ def epoch_line(history: portnn.History, epochs: int) -> str:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (portnn.BackendError, portnn.NonFiniteError, ValueError) as error:
+    except (portnn.BackendError, portnn.NonFiniteError, ImportError, OSError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

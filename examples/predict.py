@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from mnist import to_unit
 
 import portnn
 
 
 def main() -> int:
+    """Show the picture, the digit and the probabilities."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("image")
@@ -26,6 +28,7 @@ def main() -> int:
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
 
+    sys.stdout.reconfigure(errors="replace")  # a terminal that knows no blocks shows question marks
     side = round(len(pixels) ** 0.5)
     if side * side == len(pixels):
         for row in pixels.reshape(side, side):
@@ -47,16 +50,19 @@ def read(path: Path, n_features: int) -> tuple[np.ndarray, int | None]:
         row = row if label is None else row[1:]
         if len(row) != n_features:
             raise SystemExit(f"{path} has {len(x[0])} numbers in a row, the model wants {n_features} pixels")
-        return row / (255.0 if row.max() > 16.0 else 16.0 if row.max() > 1.0 else 1.0), label
+        return to_unit(row), label
     try:
         from PIL import Image
     except ImportError:
-        raise SystemExit('a picture needs pillow: pip install "portnn[examples]"') from None
+        sys.exit('a picture needs pillow: pip install "portnn[examples]"')
     side = round(n_features**0.5)
     if side * side != n_features:
         raise SystemExit(f"the model wants {n_features} features, which is no square picture; give a CSV row")
     with Image.open(path) as picture:
-        gray = np.asarray(picture.convert("L").resize((side, side), Image.Resampling.BOX), dtype="float32") / 255.0
+        ink = picture.convert("RGBA")
+    paper = Image.new("RGBA", ink.size, "white")  # shows through where the picture is transparent
+    gray = Image.alpha_composite(paper, ink).convert("L").resize((side, side), Image.Resampling.BOX)
+    gray = np.asarray(gray, dtype="float32") / np.float32(255.0)
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     return (1.0 - gray if border.mean() > 0.5 else gray).reshape(-1), None
 

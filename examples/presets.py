@@ -30,6 +30,13 @@ class Preset:
     precision: str = "float32"
     notes: str = field(default="", repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse 0, negative numbers and NaN before any data are read."""
+        for name in ("learning_rate", "batch_size", "epochs", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
     def make_optimizer(self, steps: int) -> portnn.optimizers.Optimizer:
         """Return the optimizer for a run of ``steps`` updates."""
         rate: Any = self.learning_rate if self.learning_rate is not None else RATES[self.optimizer]

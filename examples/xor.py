@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 import numpy as np
@@ -27,6 +28,7 @@ def train(seed: int, backend: str = "numpy", epochs: int = 3000, every: int = 0)
 
 
 def main() -> None:
+    """Train and show the four predictions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="numpy")
     parser.add_argument("--seed", type=int, default=0)
@@ -40,4 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (portnn.BackendError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

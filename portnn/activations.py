@@ -140,12 +140,13 @@ def tanh(z: Array) -> Pair:
 def _sigmoid(xp: Any, z: Array) -> tuple[Array, Array]:
     """Return (sigmoid(z), sigmoid(-z)).
 
-    Numerical stability: exp of -|z| cannot overflow, and neither value is taken as 1 minus the other.
+    Numerical stability: exp of -|z| cannot overflow, and neither value is taken as 1 minus the other. Written with
+    ``where``, -|z| has a slope at z = 0, without which autograd and jax.grad of this code would be wrong there.
     """
-    e = xp.exp(-xp.abs(z))
+    positive = z >= 0.0
+    e = xp.exp(xp.where(positive, -z, z))
     large = 1.0 / (1.0 + e)
     small = e * large
-    positive = z >= 0.0
     return xp.where(positive, large, small), xp.where(positive, small, large)
 
 
@@ -167,6 +168,9 @@ def sigmoid(z: Array) -> Pair:
 def softplus(z: Array, zero: Array | None = None) -> Pair:
     """Return y = log(1 + exp(z)) = max(z, 0) + log1p(exp(-|z|)); dz = dy sigmoid(z).
 
+    Numerical stability: written with ``where``, since maximum and |z| have no slope at z = 0, where autograd and
+    jax.grad of this code would then be wrong. A NaN stays one through the logarithm.
+
     Examples
     --------
     >>> import numpy as np
@@ -176,7 +180,8 @@ def softplus(z: Array, zero: Array | None = None) -> Pair:
     """
     xp = namespace(z)
     zero = _zero(xp, z) if zero is None else zero
-    y = xp.maximum(z, zero) + xp.log1p(xp.exp(-xp.abs(z)))
+    positive = z >= 0.0
+    y = xp.where(positive, z, zero) + xp.log1p(xp.exp(xp.where(positive, -z, z)))
     return y, lambda dy: (dy * _sigmoid(xp, z)[0],)
 
 
@@ -241,8 +246,11 @@ def silu(z: Array) -> Pair:
     return z * s, lambda dy: (dy * (s + z * (s * rest)),)
 
 
-def mish(z: Array, zero: Array | None = None) -> Pair:
+def mish(z: Array) -> Pair:
     """Return y = z tanh(softplus(z)); dz = dy (t + z (1 - t^2) sigmoid(z)), t = tanh(softplus(z)).
+
+    Numerical stability: with w = exp(-|z|), t = (1 + 2w) / (1 + 2w + 2w^2) on the right and (2w + w^2) / (2w + w^2 + 2)
+    on the left: one exponential that cannot overflow, and 1 - t without a difference.
 
     Source: Misra, "Mish: a self regularized non-monotonic activation function", BMVC 2020.
 
@@ -254,11 +262,16 @@ def mish(z: Array, zero: Array | None = None) -> Pair:
 
     """
     xp = namespace(z)
-    p, _ = softplus(z, zero)
-    t = xp.tanh(p)
+    positive = z >= 0.0
+    w = xp.exp(xp.where(positive, -z, z))
+    square, one = w * w, xp.ones_like(w)
+    over = w + w + xp.where(positive, one, square)
+    under = 2.0 * xp.where(positive, square, one)  # what is left to the denominator
+    t = over / (over + under)
 
     def vjp(dy: Array) -> tuple[Array, ...]:
-        return (dy * (t + z * (((1.0 - t) * (1.0 + t)) * _sigmoid(xp, z)[0])),)
+        rest = under / (over + under)  # 1 - t
+        return (dy * (t + z * (rest * (1.0 + t) * _sigmoid(xp, z)[0])),)
 
     return z * t, vjp
 
@@ -277,7 +290,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": silu,
     "mish": mish,
 }
-COMPARE_WITH_ZERO = (relu, elu, selu, softplus, mish)
+COMPARE_WITH_ZERO = (relu, elu, selu, softplus)
 
 
 def get_activation(spec: Any) -> Activation:

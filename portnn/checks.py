@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy
 
-from portnn.backends import Array, Backend, get_backend
+from portnn.backends import HOST, Array, Backend, get_backend
+from portnn.errors import reason, shown
 from portnn.losses import Loss
 
 _BLOCK = 8192  # rows looked at in one go: bounds the memory of a check
@@ -22,10 +23,6 @@ _BLOCK = 8192  # rows looked at in one go: bounds the memory of a check
 
 def check_array(x: Any, who: str, argument: str) -> Backend:
     """Return the backend that ``x`` belongs to; TypeError or ValueError where it cannot be computed with."""
-    if hasattr(x, "mask") and isinstance(x, numpy.ma.MaskedArray):
-        raise TypeError(
-            f"{who}: masked arrays are not supported, {argument} is one; fill it with {argument}.filled(...)"
-        )
     if hasattr(x, "tocsr"):
         raise TypeError(f"{who}: Sparse data was passed for {argument}, dense data is required: {argument}.toarray()")
     if not hasattr(x, "dtype") or not hasattr(x, "shape") or hasattr(x, "columns"):
@@ -33,20 +30,24 @@ def check_array(x: Any, who: str, argument: str) -> Backend:
             f"{who}: {argument} is a {type(x).__name__}, which is not a supported array type; "
             f"convert it first, for example numpy.asarray({argument})"
         )
-    if isinstance(x, numpy.generic):
-        x = numpy.asarray(x)
-    backend = get_backend(x)
-    kind = getattr(x.dtype, "kind", "")
-    if kind in "OUSV" and kind:
-        raise ValueError(
-            f"{who}: could not convert string to float: {argument} has dtype {x.dtype}"
-            if kind != "O"
-            else f"{who}: {argument} has dtype object and could not convert string to float; use numbers"
-        )
+    backend = get_backend(numpy.asarray(x) if isinstance(x, numpy.generic) else x)
+    backend.refuse(x, who, argument)
     if "complex" in str(x.dtype):
         raise ValueError(f"{who}: Complex data not supported: {argument} has dtype {x.dtype}")
-    backend.refuse(x, who, argument)
+    if getattr(x.dtype, "kind", "f") not in "biuf" and "float" not in str(x.dtype):  # bfloat16 is of kind "V"
+        raise ValueError(
+            f"{who}: could not convert string to float: {argument} has dtype {shown(x.dtype)}, numbers are expected"
+        )
     return backend
+
+
+def _to_host(x: Array, who: str, argument: str) -> numpy.ndarray:
+    """Return a checked array as one of NumPy, which every reader of values below works on."""
+    backend = check_array(x, who, argument)
+    try:
+        return backend.to_numpy(x)
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{who}: {argument} cannot be copied to the host: {reason(error)}") from None
 
 
 def check_features(x: Array, n_features: int, who: str, *, members: int | None = None) -> None:
@@ -75,15 +76,28 @@ def check_place(x: Array, theirs: Backend, ours: Backend, who: str, argument: st
     """Raise ValueError unless ``x`` is on the library and the device of the parameters."""
     if theirs.name != ours.name or not ours.owns(x):
         raise ValueError(
-            f"{who}: {argument} is a {theirs.name} array, the parameters are {ours.name} arrays on "
-            f"{ours.device_name}; use model.to(backend={theirs.name!r}) or convert {argument}"
+            f"{who}: {argument} and the parameters must use the same namespace: {argument} is a {theirs.name} array, "
+            f"the parameters are {ours.name} arrays on {ours.device_name}; use model.to(backend={theirs.name!r}) or "
+            f"convert {argument}"
         )
     device = ours.device_of(x)
     if device is not None and ours.device is not None and device != ours.device:
+        there = get_backend(x).device_name
         raise ValueError(
-            f"{who}: {argument} is on device {theirs.device_name}, the parameters are on {ours.device_name}; move "
-            f"one of them: model.to(device={theirs.device_name!r})"
+            f"{who}: {argument} is on device {there}, the parameters are on {ours.device_name}; move one of them, for "
+            f"example model.to(device={there!r})"
         )
+
+
+def check_input(x: Any, params: Array, ours: Backend, n_features: int, who: str, *, members: int | None = None) -> None:
+    """Look at all that the metadata of ``x`` tell: its kind, library, device and shape. This runs in hot code."""
+    theirs = ours
+    if ours.owns(x) and x.dtype == params.dtype:
+        ours.refuse(x, who, "x")
+    elif not ours.owns(x) or ours.is_concrete(x):
+        theirs = check_array(x, who, "x")
+    check_place(x, theirs, ours, who)
+    check_features(x, n_features, who, members=members)
 
 
 def check_samples(who: str, **arrays: Any) -> int:
@@ -106,38 +120,55 @@ def check_samples(who: str, **arrays: Any) -> int:
 
 def check_finite(x: Array, backend: Backend, dtype_name: str, who: str) -> None:
     """Raise ValueError if ``x`` holds a NaN, an infinity or a number too large for the network's dtype."""
-    xp, floats = backend.xp, backend.xp.isdtype(x.dtype, "real floating")
-    if not floats:  # every integer type fits in float32's range
+    xp, dtype = backend.xp, backend.float_dtype(dtype_name)
+    counts = xp.isdtype(x.dtype, "integral")
+    if xp.isdtype(x.dtype, "bool") or (counts and xp.iinfo(x.dtype).bits < 64):
         return
-    dtype = backend.float_dtype(dtype_name)
-    with backend.scope():
+    with backend.scope(), HOST.scope():
         for start in range(0, x.shape[0], _BLOCK):
-            block = x[start : start + _BLOCK, ...]
-            if bool(xp.all(xp.isfinite(xp.astype(block, dtype, copy=False)))):
+            block = x[start : min(start + _BLOCK, x.shape[0]), ...]
+            if not counts and bool(xp.all(xp.isfinite(xp.astype(block, dtype, copy=False)))):
                 continue
-            bad = backend.to_numpy(block)
-            row, *column = (int(i) for i in numpy.argwhere(~numpy.isfinite(bad.astype(dtype_name)))[0])
-            at, value = f"first at row {start + row}, feature {column[-1]}", bad[row, *column]
-            if numpy.isnan(value):
-                raise ValueError(f"{who}: Input X contains NaN, {at}")
-            if numpy.isinf(value):
-                raise ValueError(f"{who}: Input X contains infinity, {at}")
-            raise ValueError(
-                f"{who}: Input X contains a value too large for dtype({dtype_name!r}), {at}: {value}; "
-                "scale the data or use dtype='float64'"
-            )
+            if not (counts or backend is HOST or x.dtype == xp.float64):
+                block = xp.astype(block, dtype)  # NumPy knows no bfloat16
+            _complain(backend.to_numpy(block), start, dtype_name, who)
+
+
+def _complain(block: numpy.ndarray, start: int, dtype_name: str, who: str) -> None:
+    """Raise ValueError for the first value, if any, of a block of rows that a network cannot be given."""
+    counts = block.dtype.kind in "iu"
+    if counts:  # an integer beyond 2**53 is an identifier or a time stamp, and as a float may equal its neighbor
+        bad = (block > 2**53) | ((block < -(2**53)) if block.dtype.kind == "i" else False)
+    else:
+        bad = ~numpy.isfinite(block.astype(dtype_name))
+    if not bad.any():
+        return
+    index = tuple(int(i) for i in numpy.argwhere(bad)[0])
+    at, value = f"first at row {start + index[-2]}, feature {index[-1]}", block[index]
+    if counts:
+        raise ValueError(
+            f"{who}: Input X loses precision as {dtype_name}: {value} is beyond 2**53, {at}; "
+            "subtract an offset or encode identifiers as categories"
+        )
+    if numpy.isnan(value):
+        raise ValueError(f"{who}: Input X contains NaN, {at}")
+    if numpy.isinf(value):
+        raise ValueError(f"{who}: Input X contains infinity, {at}")
+    raise ValueError(
+        f"{who}: Input X contains a value too large for dtype({dtype_name!r}), {at}: {value}; "
+        "scale the data or use dtype='float64'"
+    )
 
 
 def check_targets(t: Any, loss: Loss, n_samples: int, n_outputs: int, dtype_name: str, who: str) -> numpy.ndarray:
-    """Return the targets as a checked host array: int64 labels ``(n,)``, or floats ``(n, n_outputs)``.
+    """Return the targets as a checked host array: int32 labels ``(n,)``, or floats ``(n, n_outputs)``.
 
     Labels are range-checked here because nothing below does it alike: an index out of range is an error on NumPy,
     wraps on torch and CuPy, gives NaN on JAX, and a silent row of zeros in a one-hot matrix.
     """
     if t is None:
         raise ValueError(f"{who}: requires y to be passed, but the target y is None (argument t)")
-    backend = check_array(t, who, "t")
-    t = backend.to_numpy(t)
+    t = _to_host(t, who, "t")
     if t.ndim == 0 or t.shape[0] != n_samples:
         got = [n_samples, t.shape[0] if t.ndim else 0]
         raise ValueError(f"{who}: Found input variables with inconsistent numbers of samples: {got} (x, t)")
@@ -155,7 +186,8 @@ def check_targets(t: Any, loss: Loss, n_samples: int, n_outputs: int, dtype_name
             + (f"integer labels ({n_samples},) or " if loss.kind == "classes" else "")
             + f"({n_samples}, {n_outputs})"
         )
-    t = t.astype(dtype_name)
+    with HOST.scope():
+        t = t.astype(dtype_name)
     if not numpy.isfinite(t).all():
         raise ValueError(f"{who}: Input y contains a value too large for dtype({dtype_name!r}) (argument t)")
     if loss.kind == "classes":
@@ -184,14 +216,14 @@ def _check_labels(t: numpy.ndarray, n_classes: int, who: str) -> numpy.ndarray:
     if bad.size:
         row = int(bad[0])
         raise ValueError(f"{who}: label {int(t[row])} at row {row} out of range [0, {n_classes - 1}]")
-    return t.astype("int64")
+    return t.astype("int32")  # not every device has 64 bits
 
 
 def check_sample_weight(weight: Any, n_samples: int, who: str) -> numpy.ndarray | None:
     """Return sample weights as a checked float64 host array ``(n,)``, or None."""
     if weight is None:
         return None
-    w = check_array(weight, who, "sample_weight").to_numpy(weight)
+    w = _to_host(weight, who, "sample_weight")
     if w.shape != (n_samples,):
         raise ValueError(f"{who}: sample_weight has shape {w.shape}, expected ({n_samples},)")
     w = w.astype("float64")
@@ -244,18 +276,30 @@ def fold_class_weights(
 ) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """Return (sample_weight, output_share): a class weighs its samples; without classes a weight is an output's."""
     if weights is None:
-        return sample_weight, None
+        return _scaled(sample_weight), None
     if loss.kind == "classes" or (loss.kind == "binary" and t.shape[1] == 1):
-        own = _memberships(t, weights.shape[0]) @ weights
-        return own if sample_weight is None else own * sample_weight, None
-    return sample_weight, weights / weights.sum()
+        own = _memberships(t, weights.shape[0]) @ _scaled(weights)
+        return _scaled(own if sample_weight is None else own * _scaled(sample_weight)), None
+    weights = _scaled(weights)
+    return _scaled(sample_weight), weights / weights.sum()
+
+
+def _scaled(weights: numpy.ndarray | None) -> numpy.ndarray | None:
+    """Return weights divided by the power of 2 that brings the largest into [1/2, 1).
+
+    Numerical stability: only ratios of weights count, and a sum of large ones would be infinite in float32: a loss
+    divided by it is 0, which nothing would notice.
+    """
+    if weights is None or not weights.any():
+        return weights
+    return numpy.ldexp(weights, -int(numpy.frexp(weights.max())[1]))
 
 
 def check_count(who: str, name: str, value: object, least: int = 1) -> int:
     """Return ``value`` as a Python int of at least ``least``; ValueError otherwise (True and 2.5 are no counts)."""
     ok = isinstance(value, numbers.Integral) and not isinstance(value, bool | numpy.bool_)
     if not ok or operator.index(value) < least:  # type: ignore[arg-type]
-        raise ValueError(f"{who}: {name} must be an int in the range [{least}, inf). Got {value!r}")
+        raise ValueError(f"{who}: {name} must be an int in the range [{least}, inf). Got {shown(value)}")
     return operator.index(value)  # type: ignore[arg-type]
 
 
@@ -263,5 +307,6 @@ def check_number(who: str, name: str, value: object, low: float, *, open_low: bo
     """Return ``value`` as a Python float in [low, inf), or (low, inf)."""
     ok = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not ok or value < low or (open_low and value == low):  # type: ignore[operator]
-        raise ValueError(f"{who}: {name} must be a finite number {'>' if open_low else '>='} {low:g}, got {value!r}")
+        sign = ">" if open_low else ">="
+        raise ValueError(f"{who}: {name} must be a finite number {sign} {low:g}, got {shown(value)}")
     return float(value)  # type: ignore[arg-type]

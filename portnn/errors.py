@@ -1,5 +1,7 @@
 """The exceptions of portnn. All of them are also one of Python's own, so ``except ValueError`` keeps working."""
 
+import reprlib
+
 
 class BackendError(RuntimeError):
     """An array library, a device or a dtype that was asked for cannot be used here; the message names the cure."""
@@ -14,3 +16,32 @@ class NonFiniteError(FloatingPointError):
 
     The model keeps the last parameters that were finite.
     """
+
+
+def shown(value: object, limit: int = 100) -> str:
+    """Return the repr of something that came from outside, on one line of about ``limit`` characters; no array's.
+
+    Examples
+    --------
+    >>> shown("x" * 50, limit=12)
+    "'xxx...xxxx'"
+
+    """
+    if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape:
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    return " ".join(short.repr(value).split())
+
+
+def reason(error: BaseException, limit: int = 240) -> str:
+    """Return what another library says in an exception, on one line and cut in the middle to ``limit`` characters.
+
+    Examples
+    --------
+    >>> reason(ImportError("=====\\nno CUDA\\nhere"))
+    'no CUDA here'
+
+    """
+    text = " ".join(word for word in str(error).split() if set(word) != {"="})
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy
 
 from portnn import random
-from portnn.backends import Array, Backend
+from portnn.backends import Array, Backend, dtype_name
 from portnn.backends.base import Batch
 
+_MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 CHUNK_ROWS = 8192  # rows gathered at once: a few MB, so that host reads are rare and memory stays bounded
 
 
@@ -37,25 +38,43 @@ class Feed:
         self.backend, self.dtype, self.n = backend, dtype, int(x.shape[0])
         free = backend.free_memory()
         self.streamed = not backend.owns(x) and free is not None and x.nbytes > share * free
-        self.x = x if self.streamed or backend.owns(x) else backend.asarray(x)
+        self.x = x if self.streamed or backend.owns(x) else self._move(x)
         self.others = {name: backend.asarray(a) for name, a in others.items() if a is not None}
 
     def gather(self, rows: slice | numpy.ndarray) -> Batch:
         """Return the rows at a slice or at host indices, on the device, x in the network's dtype."""
-        xp = self.backend.xp
-        index = rows if isinstance(rows, slice) else self.backend.asarray(rows)
+        index = rows if isinstance(rows, slice) else as_index(self.backend, rows, self.n)
+        x = self._move(self.x[rows, ...]) if self.streamed else take_rows(self.backend, self.x, index)
+        if isinstance(x, numpy.ndarray):  # the products of another layout may differ in their last bits
+            x = numpy.ascontiguousarray(x)
+        x = x if x.dtype == self.dtype else self.backend.xp.astype(x, self.dtype)
+        return {"x": x, **{name: take_rows(self.backend, a, index) for name, a in self.others.items()}}
 
-        def pick(a: Array) -> Array:
-            return a[index, ...] if isinstance(index, slice) else xp.take(a, index, axis=0)
+    def _move(self, x: numpy.ndarray) -> Array:
+        """Bring host rows to the device, small integers as they are: they take less room there than floats.
 
-        x = self.backend.asarray(self.x[rows, ...]) if self.streamed else pick(self.x)
-        x = x if x.dtype == self.dtype else xp.astype(x, self.dtype)
-        return {"x": x, **{name: pick(a) for name, a in self.others.items()}}
+        What is not in the standard (float16, longdouble) or wider than the network is rounded here, since not every
+        library takes it: JAX without x64 would cut int64 to 32 bits.
+        """
+        name = dtype_name(self.dtype)
+        if x.dtype.name not in _MOVED or x.dtype.itemsize > numpy.dtype(name).itemsize:
+            x = x.astype(name)
+        return self.backend.asarray(numpy.ascontiguousarray(x))
 
     def in_order(self, rows: int = CHUNK_ROWS) -> Iterator[Batch]:
         """Go through all samples once, as they stand."""
         for start in range(0, self.n, rows):
             yield self.gather(slice(start, min(start + rows, self.n)))
+
+
+def as_index(backend: Backend, rows: numpy.ndarray, n: int) -> Array:
+    """Bring numbers of rows, of ``n`` in all, to the device; in 32 bits where they suffice: not every device has 64."""
+    return backend.asarray(rows.astype("int32") if n < 2**31 else rows)
+
+
+def take_rows(backend: Backend, a: Array, index: Any) -> Array:
+    """Return the rows of ``a`` at a slice or at an index array of its library."""
+    return a[index, ...] if isinstance(index, slice) else backend.xp.take(a, index, axis=0)
 
 
 def plan(n: int, batch_size: int, chunk_rows: int = CHUNK_ROWS) -> list[tuple[int, int, int]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from portnn import random
 from portnn.activations import COMPARE_WITH_ZERO, Activation, get_activation
 from portnn.backends import HOST, Array
+from portnn.errors import shown
 from portnn.initializers import get_initializer
 
 
@@ -28,13 +29,14 @@ def check_sizes(sizes: Sequence[int]) -> list[int]:
     try:
         listed = list(sizes)
     except TypeError:
-        raise TypeError(f"MLP: sizes must be a sequence such as [784, 128, 10], got {sizes!r}") from None
+        raise TypeError(f"MLP: sizes must be a sequence such as [784, 128, 10], got {shown(sizes)}") from None
     if len(listed) < 2:
-        raise ValueError(f"MLP: sizes must name inputs and outputs, such as [784, 10], got {listed}")
+        raise ValueError(f"MLP: sizes must name inputs and outputs, such as [784, 10], got {shown(listed)}")
     for size in listed:
         if isinstance(size, bool) or not hasattr(size, "__index__") or size <= 0:
             raise ValueError(
-                f"MLP: hidden_layer_sizes must be > 0, got {listed[1:-1]}; all sizes must be positive integers: {listed}"
+                f"MLP: hidden_layer_sizes must be > 0, got {shown(listed[1:-1])}; all sizes must be positive integers: "
+                f"{shown(listed)}"
             )
     return [int(size) for size in listed]
 
@@ -54,7 +56,7 @@ def per_layer(what: str, spec: Any, n: int) -> list[Any]:
     """Return one entry per layer from one for all or a sequence of them."""
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if len(spec) != n:
-            raise ValueError(f"MLP: {len(spec)} entries in {what} for {n} layers: {list(spec)}")
+            raise ValueError(f"MLP: {len(spec)} entries in {what} for {n} layers: {shown(list(spec))}")
         return list(spec)
     return [spec] * n
 

@@ -47,6 +47,8 @@ def cross_entropy(y: Array, t: Array, label_smoothing: float = 0.0) -> Pair:
            [ 1. , -1. ]]),)
 
     """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing!r}")
     xp = namespace(y)
     labels = t.dtype != y.dtype and xp.isdtype(t.dtype, "integral")
     t = one_hot(t, y.shape[-1], y.dtype) if labels else t
@@ -149,6 +151,8 @@ def huber(y: Array, t: Array, output_share: Array | None = None, delta: float = 
     array([1.])
 
     """
+    if not delta > 0.0:
+        raise ValueError(f"huber: delta must be > 0, got {delta!r}")
     xp, d = namespace(y), y - t
     size = xp.abs(d)
     near = size <= delta

@@ -113,10 +113,12 @@ class MLP:
 
     @params.setter
     def params(self, value: Array) -> None:
-        if tuple(value.shape) != tuple(self._params.shape):
-            shape = tuple(self._params.shape)
+        theirs, shape = checks.check_array(value, "MLP.params", "value"), tuple(self._params.shape)
+        if tuple(value.shape) != shape:
             raise ValueError(f"MLP.params: got shape {tuple(value.shape)}, expected {shape}")
-        self._params = self.backend.asarray(value, self._params.dtype, copy=True)
+        value = value if self.backend.owns(value) else theirs.to_numpy(value)
+        with self.backend.scope(), HOST.scope():  # what is too large becomes infinite, which fit and predict refuse
+            self._params = self.backend.asarray(value, self._params.dtype, copy=True)
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -263,8 +265,11 @@ class MLP:
         """
         who = "loss_and_grad"
         entry = get_loss(loss)
-        x = self._input(x, who)
+        self._check(x, who)
         n = checks.check_samples(who, x=x[0, ...] if x.ndim == 3 else x)
+        if self.backend.is_concrete(x):
+            checks.check_finite(x, self.backend, self.dtype, who)
+        x = self._input(x, who)
         if t is not None and self.backend.owns(t) and not self.backend.is_concrete(t):
             weight, share = sample_weight, None
         else:
@@ -277,19 +282,18 @@ class MLP:
             weight = None if weight is None else self.backend.asarray(weight, dtype)
             share = None if share is None else self.backend.asarray(share, dtype)
         with self.backend.scope(self.matmul_precision):
-            objective = self.objective(entry, output_share=share, l1=l1, l2=l2)
+            objective = self.objective(entry, output_share=share, l1=l1, l2=l2, who=who)
             value, grad, _ = objective(self._params, x, t, weight)
         return value, grad
 
     def objective(
-        self, loss: Any, *, output_share: Array | None = None, l1: float = 0.0, l2: float = 0.0
+        self, loss: Any, *, output_share: Array | None = None, l1: float = 0.0, l2: float = 0.0, who: str = "objective"
     ) -> Callable[..., tuple[Array, Array, Array]]:
         """Return the pure function (params, x, t, weight) -> (loss, grad, outputs) that is minimized in training.
 
         Constants are made here, once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or
         None. Nothing is checked.
         """
-        who = "objective"
         l1, l2 = (checks.check_number(who, name, value, 0.0) for name, value in (("l1", l1), ("l2", l2)))
         pair = get_loss(loss).pair
         if output_share is not None:
@@ -321,17 +325,13 @@ class MLP:
 
         return objective
 
+    def _check(self, x: Any, who: str) -> None:
+        """Look at the metadata of ``x`` alone."""
+        checks.check_input(x, self._params, self.backend, self.sizes[0], who, members=self.members)
+
     def _input(self, x: Any, who: str) -> Array:
-        """Return ``x`` in the parameters' dtype, checked by its metadata alone."""
-        if self.backend.owns(x) and self.backend.is_concrete(x):
-            theirs = checks.check_array(x, who, "x") if x.dtype != self._params.dtype else None
-        elif self.backend.owns(x):
-            theirs = None
-        else:
-            theirs = checks.check_array(x, who, "x")
-        if theirs is not None or self.backend.device is not None:
-            checks.check_place(x, theirs or self.backend, self.backend, who)
-        checks.check_features(x, self.sizes[0], who, members=self.members)
+        """Return ``x`` in the parameters' dtype, checked."""
+        self._check(x, who)
         return x if x.dtype == self._params.dtype else self.backend.xp.astype(x, self._params.dtype)
 
     # -- copies and files -------------------------------------------------------------------------------------

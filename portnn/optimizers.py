@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from portnn.backends import Array, namespace, one_of
+from portnn.errors import shown
 from portnn.schedules import Schedule
 
 State = dict[str, Any]
@@ -25,7 +26,7 @@ def _check(who: str, name: str, value: object, low: float, high: float, *, open_
     inside = isinstance(value, float) and low <= value < high and not (open_low and value == low)
     if not inside:
         left = "(" if open_low else "["
-        raise ValueError(f"{who}: {name} must be a number in {left}{low:g}, {high:g}), got {value!r}")
+        raise ValueError(f"{who}: {name} must be a number in {left}{low:g}, {high:g}), got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -344,8 +345,8 @@ def clip_by_norm(grad: Array, limit: Array) -> Array:
     xp = namespace(grad)
     largest = xp.maximum(xp.max(xp.abs(grad), axis=-1, keepdims=True), limit)
     scaled = grad / largest
-    norm = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))  # |grad| / largest
-    return grad * ((limit / largest) / xp.maximum(norm, limit / largest))
+    norm = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))  # |grad| / largest, at least 1 if it is clipped
+    return xp.where(norm <= limit / largest, grad, scaled * (limit / xp.maximum(norm, xp.ones_like(norm))))
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

@@ -81,10 +81,9 @@ def erf(x: Array) -> Array:
     """
     xp = namespace(x)
     y = _size(x)
-    small = _small_erf(y)
     tail = xp.maximum(y, xp.full_like(y, 0.46875))
     large = 1.0 - _gauss(tail) * _scaled_erfc(tail)
-    return xp.sign(x) * xp.where(y <= 0.46875, small, large)
+    return xp.where(y <= 0.46875, _small_erf(x), xp.sign(x) * large)
 
 
 def erfc(x: Array) -> Array:
@@ -119,18 +118,18 @@ def normal_cdf(x: Array) -> Array:
     size = _size(x)
     y = size * math.sqrt(0.5)
     tail = xp.maximum(y, xp.full_like(y, 0.46875))
-    return 0.5 * _upper(-x, y, _gauss(size, 0.5) * _scaled_erfc(tail))
+    return 0.5 * _upper(x * -math.sqrt(0.5), y, _gauss(size, 0.5) * _scaled_erfc(tail))
 
 
-def _small_erf(y: Array) -> Array:
-    """Return erf(y) for 0 <= y <= 0.46875."""
-    xp = namespace(y)
-    y = xp.minimum(y, xp.full_like(y, 0.5))
-    return y * _rational(y * y, _SMALL)
+def _small_erf(x: Array) -> Array:
+    """Return erf(x) for |x| <= 0.46875; of x and not of |x|, so that autograd and jax.grad are right at 0 too."""
+    xp = namespace(x)
+    half = xp.full_like(x, 0.5)
+    x = xp.minimum(xp.maximum(x, -half), half)
+    return x * _rational(x * x, _SMALL)
 
 
 def _upper(x: Array, y: Array, tail: Array) -> Array:
     """Return erfc at the signed ``x``, given y = |x| and erfc(y) for y > 0.46875."""
     xp = namespace(x)
-    small = 1.0 - xp.sign(x) * _small_erf(y)
-    return xp.where(y <= 0.46875, small, xp.where(x < 0.0, 2.0 - tail, tail))
+    return xp.where(y <= 0.46875, 1.0 - _small_erf(x), xp.where(x < 0.0, 2.0 - tail, tail))

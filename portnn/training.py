@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from portnn.backends import HOST, Array, Backend, device
 from portnn.backends.base import Batch, Chunk, Metrics, State, Step
 from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError
-from portnn.feed import CHUNK_ROWS, Feed, plan, split
+from portnn.feed import CHUNK_ROWS, Feed, as_index, plan, split, take_rows
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, clip_by_norm, clip_by_value, get_optimizer
+from portnn.progress import Bar
 
 Callback = Callable[[MLP, "History"], object]
 
@@ -125,10 +125,10 @@ def fit(
         if validation_data is not None:
             raise ValueError(f"{who}: give validation_data or validation_split, not both")
         train, held = split(t.shape[0], validation_split, seed, who)
-        index = backend.asarray(held) if backend.owns(x) and backend is not HOST else held
-        validation = (_rows(backend, x, index), t[held], None if weight is None else weight[held])
-        index = backend.asarray(train) if backend.owns(x) and backend is not HOST else train
-        x, t, weight = _rows(backend, x, index), t[train], None if weight is None else weight[train]
+        home = backend if backend.owns(x) else HOST
+        xv, x = (take_rows(home, x, as_index(home, rows, x.shape[0])) for rows in (held, train))
+        validation = (xv, t[held], None if weight is None else weight[held])
+        t, weight = t[train], None if weight is None else weight[train]
     elif validation_data is not None:
         xv, tv, *_ = _checked(model, entry, *validation_data, None, None, f"{who}: validation_data")
         validation = (xv, tv, None)
@@ -146,7 +146,7 @@ def fit(
             xv, tv, wv = validation
             held_out = Feed(backend, xv, {"t": tv, "weight": None if wv is None else wv.astype(model.dtype)}, dtype)
         output_share = None if share is None else backend.asarray(share, dtype)
-        objective = model.objective(entry, output_share=output_share, l1=l1, l2=l2)
+        objective = model.objective(entry, output_share=output_share, l1=l1, l2=l2, who=who)
         step = _make_step(model, objective, optimizer, entry, clips)
         judge = _make_judge(model, entry, output_share)
         return _run(
@@ -174,7 +174,7 @@ def _run(
     chunks, compiled = plan(feed.n, batch_size), dict[tuple[int, int], Chunk]()
     for _, steps, size in chunks:
         compiled.setdefault((steps, size), backend.compile_chunk(step, steps, size))
-    bar = _bar(progress, epochs * feed.n)
+    bar = Bar(progress, epochs, feed.n)
     try:
         for epoch in range(epochs):
             began, sums = time.perf_counter(), None
@@ -194,12 +194,11 @@ def _run(
                         f"fit: epoch {epoch + 1}, batch {at + 1}: {where}; the model keeps its last finite parameters. "
                         "Lower the learning rate, clip the gradient (clip_norm), or scale the data"
                     )
-                count += steps
+                before, count = state, count + steps
                 sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
-                _advance(bar, steps * size, epoch, epochs, sums)
+                bar.advance(steps * size, lambda done, sums=sums: _means(sums, done))
             seconds = time.perf_counter() - began
             model.params = state["params"]
-            before = state
             entry = _means(sums or {}, feed.n)
             if held_out is not None:
                 entry |= {f"val_{name}": value for name, value in _judged(model, judge, held_out).items()}
@@ -216,8 +215,7 @@ def _run(
         history.interrupted = True
     finally:
         model.params = before["params"]
-        if bar is not None:
-            bar.close()
+        bar.close()
     return history
 
 
@@ -354,6 +352,8 @@ def predict(model: MLP, x: Array) -> Array:
     model.check_finite(who)
     backend, on_host = model.backend, not model.backend.owns(x)
     _place(model, x, who)
+    checks.check_samples(who, x=x)
+    checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
     with backend.scope(model.matmul_precision):
         feed = Feed(backend, x, {}, model.params.dtype)
         outputs = [model.apply(model.params, batch["x"]) for batch in feed.in_order()]
@@ -385,10 +385,6 @@ def _place(model: MLP, x: Array, who: str) -> None:
     checks.check_features(x, model.sizes[0], who)
 
 
-def _rows(backend: Backend, x: Array, index: Array) -> Array:
-    return backend.xp.take(x, index, axis=0) if backend.owns(x) else x[index]
-
-
 def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
     """Return the clipping limits as 0-d arrays of the parameters' dtype and device."""
     given = {k: checks.check_number(who, k, v, 0.0, open_low=True) for k, v in limits.items() if v is not None}
@@ -398,28 +394,6 @@ def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
 
 def _copied(backend: Backend, state: State) -> State:
     return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
-
-
-def _bar(progress: bool, total: int) -> Any:
-    if not progress:
-        return None
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return None
-    return tqdm(total=total, unit=" samples", unit_scale=True, leave=False, disable=None)
-
-
-def _advance(bar: Any, samples: int, epoch: int, epochs: int, sums: dict[str, Any]) -> None:
-    if bar is None or bar.disable:
-        return
-    bar.update(samples)
-    done = bar.n - epoch * bar.total // epochs
-    bar.set_description(f"epoch {epoch + 1}/{epochs}")
-    means = _means(sums, max(done, 1))
-    bar.set_postfix(
-        {name: f"{numpy.mean(value):.4f}" for name, value in means.items() if math.isfinite(numpy.mean(value))}
-    )
 
 
 __all__ = ["CHUNK_ROWS", "History", "evaluate", "fit", "predict"]

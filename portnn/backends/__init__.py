@@ -6,6 +6,7 @@ A library is imported only when the user asks for it by name or brings one of it
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from array_api_compat import device
 
 from portnn.backends.base import Array, Backend, dtype_name
 from portnn.backends.numpy import HOST
-from portnn.errors import BackendError
+from portnn.errors import BackendError, shown
 
 __all__ = [
     "HOST",
@@ -44,6 +45,12 @@ _namespaces: dict[type, Any] = {}
 def _class(name: str) -> type[Backend]:
     module, _, cls = _CLASSES[name].partition(":")
     return getattr(importlib.import_module(module), cls)
+
+
+@functools.cache
+def _opened(name: str, device: Any = None) -> Backend:
+    """Return the backend of an array at hand; opening one anew may try out the device."""
+    return _class(name).open(device)
 
 
 def _known(thing: object) -> str | None:
@@ -86,14 +93,13 @@ def get_backend(spec: Any = "numpy", device: Any = None) -> Backend:
     if isinstance(spec, str):
         return _class(one_of("backend", spec, _CLASSES)).open(device)
     if isinstance(spec, ModuleType):
-        known = _known(spec)
-        if known is not None:
-            return _class(known).open(device)
-        return Backend(spec, device)
+        if not (hasattr(spec, "asarray") and hasattr(spec, "zeros") and hasattr(spec, "matmul")):
+            raise TypeError(f"module {spec.__name__} is not a namespace of arrays (it has no asarray, zeros or matmul)")
+        known = _known(spec) or _known(spec.zeros(()))  # another name for arrays that we know
+        return Backend(spec, device) if known is None else _class(known).open(device)
     known = _known(spec)
     if known is not None and hasattr(spec, "shape"):
-        backend = _class(known).open()
-        return _class(known).open(backend.device_of(spec) if device is None else device)
+        return _opened(known, _opened(known).device_of(spec)) if device is None else _class(known).open(device)
     if hasattr(spec, "__array_namespace__"):
         return Backend(array_api_compat.array_namespace(spec), spec.device if device is None else device)
     raise TypeError(f"{type(spec).__name__} is not a supported array type, nor the name or namespace of a backend")
@@ -154,4 +160,4 @@ def one_of(what: str, name: object, table: Any) -> Any:
         return name
     close = difflib.get_close_matches(str(name), list(table), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown {what} {name!r}: expected one of {', '.join(map(repr, table))}{hint}")
+    raise ValueError(f"unknown {what} {shown(name)}: expected one of {', '.join(map(repr, table))}{hint}")

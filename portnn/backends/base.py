@@ -9,6 +9,7 @@ of its own, what it does differently.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -40,8 +41,10 @@ class Backend:
     ----------
     name
         The name by which users ask for it, such as ``"numpy"``.
-    xp, device
+    xp
         As given.
+    device
+        As given, or the default one where the namespace tells it.
 
     """
 
@@ -51,7 +54,11 @@ class Backend:
 
     def __init__(self, xp: Any, device: Any = None) -> None:
         self.xp = xp
-        self.device = device
+        self.device = default_device(xp) if device is None else device
+
+    @functools.cached_property
+    def _array_type(self) -> type:
+        return type(self.xp.zeros(()))
 
     def __repr__(self) -> str:
         """``Backend('torch', device='cuda:0')``."""
@@ -93,7 +100,7 @@ class Backend:
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is an array of this library."""
-        return hasattr(x, "__array_namespace__") and x.__array_namespace__() is self.xp
+        return isinstance(x, self._array_type)
 
     def device_of(self, x: Array) -> Any:
         """Return the device that ``x`` lives on."""
@@ -131,8 +138,10 @@ class Backend:
 
         ``copy=True`` promises memory of its own; None shares where the library can.
         """
-        if not self.owns(x):
+        if isinstance(x, numpy.ndarray | numpy.generic) or not self.owns(x):
             x = to_native(x)
+            if dtype is not None:  # before the move: the device may lack the wider type
+                x = x.astype(dtype_name(dtype), copy=False)
         x = self.xp.asarray(x, device=self.device, copy=copy)
         return x if dtype is None or x.dtype == dtype else self.xp.astype(x, dtype)
 
@@ -159,6 +168,12 @@ class Backend:
             return state, total
 
         return run
+
+
+def default_device(xp: Any) -> Any:
+    """Return the device that a namespace uses unless told otherwise; None where it does not say."""
+    info = getattr(xp, "__array_namespace_info__", None)
+    return None if info is None else info().default_device()
 
 
 def dtype_name(dtype: Any) -> str:

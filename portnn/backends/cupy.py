@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from portnn.backends.base import Array, Backend
-from portnn.errors import BackendError
+from portnn.errors import BackendError, reason
 
 
 class CupyBackend(Backend):
@@ -26,7 +26,7 @@ class CupyBackend(Backend):
             import array_api_compat.cupy as xp
             import cupy
         except ImportError as error:
-            raise BackendError(f"cupy cannot be imported ({error}): {cls.cure}") from error
+            raise BackendError(f"cupy cannot be imported ({reason(error)}): {cls.cure}") from error
         if not cupy.cuda.is_available():
             raise BackendError(
                 f"cupy {cupy.__version__} is installed but sees no CUDA GPU: check `nvidia-smi` and "
@@ -41,7 +41,7 @@ class CupyBackend(Backend):
             with chosen:
                 cupy.matmul(cupy.ones((2, 2), dtype=cupy.float32), cupy.ones((2, 2), dtype=cupy.float32))
         except (ImportError, RuntimeError) as error:
-            raise BackendError(f"cupy finds no working CUDA toolkit ({error}): {cls.cure}") from error
+            raise BackendError(f"cupy finds no working CUDA toolkit ({reason(error)}): {cls.cure}") from error
         return cls(xp, chosen)
 
     @property

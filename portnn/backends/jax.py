@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, State, Step
-from portnn.errors import BackendError
+from portnn.errors import BackendError, reason
 
 
 class JaxBackend(Backend):
@@ -26,7 +26,7 @@ class JaxBackend(Backend):
             import jax
             import jax.numpy as xp
         except ImportError as error:
-            raise BackendError(f"jax cannot be imported ({error}): {cls.cure}") from error
+            raise BackendError(f"jax cannot be imported ({reason(error)}): {cls.cure}") from error
         if device is None:
             device = jax.devices()[0]
         elif isinstance(device, str):

@@ -26,6 +26,10 @@ class NumpyBackend(Backend):
             raise BackendError(f"numpy runs on device 'cpu' only, got {device!r}; use backend='cupy' for a GPU")
         return cls(xp)
 
+    def __init__(self, xp: Any, device: Any = None) -> None:
+        super().__init__(xp)
+        self.device = None
+
     @property
     def version(self) -> str:
         """NumPy's own version (the compat namespace has none)."""
@@ -37,7 +41,16 @@ class NumpyBackend(Backend):
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a NumPy array."""
-        return isinstance(x, numpy.ndarray)
+        return isinstance(x, numpy.ndarray | numpy.generic)
+
+    def refuse(self, x: Any, who: str, argument: str) -> None:
+        """Masks would be ignored, and the products of ``numpy.matrix`` are not those of arrays."""
+        if hasattr(x, "mask") and isinstance(x, numpy.ma.MaskedArray):
+            raise TypeError(
+                f"{who}: masked arrays are not supported, {argument} is one; fill it with {argument}.filled(...)"
+            )
+        if isinstance(x, numpy.matrix):
+            raise TypeError(f"{who}: {argument} is a numpy.matrix, expected an array: numpy.asarray({argument})")
 
     def device_of(self, x: Any) -> Any:
         """Return None: there is one device."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from portnn.backends.base import Array, Backend, Chunk, Step
-from portnn.errors import BackendError
+from portnn.errors import BackendError, reason
 
 
 class TorchBackend(Backend):
@@ -26,7 +26,7 @@ class TorchBackend(Backend):
             import array_api_compat.torch as xp
             import torch
         except ImportError as error:
-            raise BackendError(f"torch cannot be imported ({error}): {cls.cure}") from error
+            raise BackendError(f"torch cannot be imported ({reason(error)}): {cls.cure}") from error
         try:
             chosen = torch.get_default_device() if device is None else torch.device(device)
         except (RuntimeError, TypeError):
@@ -43,8 +43,7 @@ class TorchBackend(Backend):
         try:
             torch.empty(0, device=chosen)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise BackendError(f"torch cannot use device {str(device)!r} here: {reason}") from None
+            raise BackendError(f"torch cannot use device {str(device)!r} here: {reason(error)}") from None
         return cls(xp, chosen)
 
     @property
@@ -101,6 +100,8 @@ class TorchBackend(Backend):
 
     def refuse(self, x: Array, who: str, argument: str) -> None:
         """A tensor that records a graph would be updated or copied behind autograd's back."""
+        if x.is_sparse or x.layout is not self.xp.strided:
+            raise TypeError(f"{who}: Sparse data was passed for {argument}, expected dense: {argument}.to_dense()")
         if x.requires_grad:
             raise TypeError(f"{who}: {argument} is a torch tensor with requires_grad=True; pass {argument}.detach()")
 
