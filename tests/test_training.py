@@ -1,0 +1,577 @@
+"""The loop: order and visits of the samples, history, interruptions, and where the data are."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerances import assert_same, assert_within, first_gradient, trajectory
+
+import portnn
+from portnn import MLP, SGD, Adam, NonFiniteError, feed, random, schedules, training
+from portnn.backends import namespace
+from portnn.feed import Feed, plan, split
+
+N = 40
+X = np.random.default_rng(0).normal(size=(N, 4)).astype("float32")
+LABELS = (X @ np.random.default_rng(1).normal(size=(4, 3))).argmax(axis=1)
+WEIGHTS = np.random.default_rng(2).uniform(0.5, 2.0, N)
+
+
+def network(library: Any, *sizes: int, **options: Any) -> MLP:
+    return MLP(sizes or (4, 6, 3), **{**library.where, "activation": "tanh", **options})
+
+
+def fit(model: MLP, x: Any = X, t: Any = LABELS, **options: Any) -> training.History:
+    defaults = {"optimizer": SGD(0.1), "epochs": 2, "batch_size": 8, "progress": False}
+    return portnn.fit(model, x, t, **{**defaults, **options})
+
+
+def without_times(history: dict[str, list]) -> dict[str, list]:
+    return {name: values for name, values in history.items() if name != "epoch_seconds"}
+
+
+@contextlib.contextmanager
+def uncompiled(library: Any):
+    """Let JAX run a step as it is written, so that a spy inside it is called at every step."""
+    if library.backend_name != "jax":
+        yield
+        return
+    import jax
+
+    with jax.disable_jit():
+        yield
+
+
+class Sum:
+    """An optimizer that adds up: params += sum of the gradients it was given; a spy on what a step sees.
+
+    With a linear model, the loss ``ones`` below and x the rows of a unit matrix, the parameters count the visits.
+    """
+
+    learning_rate = 1.0
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def init(self, params: Any) -> dict[str, Any]:
+        return {}
+
+    def row(self, step: int) -> tuple[float, ...]:
+        self.rows.append(step)
+        return (1.0,)
+
+    def rate(self, step: int) -> float:
+        return 1.0
+
+    def update(self, params: Any, grad: Any, state: dict[str, Any], h: Sequence[Any], decayed: Any = None) -> Any:
+        return params + grad, state
+
+
+def ones(y: Any, t: Any) -> Any:
+    """A loss whose gradient is 1 for each sample of the batch, whatever its size: the sum of y, not the mean."""
+    xp = namespace(y)
+    return xp.sum(y), lambda dvalue: (xp.ones_like(y) * dvalue,)
+
+
+# -- learning -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_loss_falls_and_history_is_complete(library, dtype):
+    model = network(library, dtype=dtype)
+    x = library.make(X, dtype)
+    history = fit(model, x, library.make(LABELS), epochs=5, optimizer=Adam(0.05), validation_split=0.2)
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["accuracy"][-1] > history["accuracy"][0]
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"}
+    assert all(len(values) == 5 for values in history.values())
+    assert all(type(value) is float for values in history.values() for value in values)
+    assert all(0.0 <= value <= 1.0 for value in history["accuracy"] + history["val_accuracy"])
+    assert all(value > 0.0 for value in history["epoch_seconds"])
+    assert history["learning_rate"] == [0.05] * 5
+    assert not history.interrupted
+    assert library.dtype_name(model.params) == dtype
+    assert library.backend.owns(model.params)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "t", "keys"),
+    [
+        ("cross_entropy", 3, LABELS, {"loss", "accuracy"}),
+        ("cross_entropy", 3, np.eye(3)[LABELS], {"loss", "accuracy"}),
+        ("binary_cross_entropy", 1, LABELS > 1, {"loss", "accuracy"}),
+        ("binary_cross_entropy", 3, np.eye(3)[LABELS], {"loss", "accuracy"}),
+        ("mse", 2, X[:, :2] * 2, {"loss"}),
+        ("huber", 1, X[:, 0], {"loss"}),
+        ("poisson", 1, abs(X[:, 0]), {"loss"}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else None,
+)
+def test_every_kind_of_target(library, loss, outputs, t, keys):
+    model = network(library, 4, outputs)
+    with uncompiled(library):
+        history = fit(model, X, t, loss=loss, epochs=3, validation_data=(X, t))
+    assert set(history) == keys | {f"val_{key}" for key in keys} | {"learning_rate", "epoch_seconds"}
+    assert history["loss"][-1] < history["loss"][0]
+    assert {f"val_{k}": v for k, v in portnn.evaluate(model, X, t, loss=loss).items()} == {
+        name: values[-1] for name, values in history.items() if name.startswith("val_")
+    }
+
+
+def test_history_is_what_the_steps_saw(library):
+    """The loss of an epoch is the mean over its batches before each update: with a rate of 0, that of evaluate."""
+    model = network(library)
+    for options in ({}, {"sample_weight": WEIGHTS}, {"class_weight": [1.0, 2.0, 0.5]}):
+        options_of_fit = {"epochs": 1, "batch_size": 7, "optimizer": SGD(schedules.constant(0.0))}
+        with uncompiled(library):
+            history = fit(model, X, LABELS, **options_of_fit, **options)
+        expected = portnn.evaluate(model, X, LABELS, **options)
+        bound = first_gradient(expected["loss"], "float32")
+        assert_within(history["loss"][0], expected["loss"], bound)
+        assert history["accuracy"][0] == expected["accuracy"]
+
+
+# -- order and visits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 8, N - 1, N])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_sample_once_per_epoch(library, batch_size, shuffle):
+    """Each row of a unit matrix feeds one weight, which counts how often the row has come."""
+    spy, epochs = Sum(), 2
+    model = MLP([N, 1], init="zeros", bias=False, **library.where)
+    with uncompiled(library):
+        fit(model, np.eye(N), np.zeros(N), loss=ones, optimizer=spy, epochs=epochs, batch_size=batch_size, shuffle=shuffle)
+    assert_same(library.to_numpy(model.params), np.full(N, epochs, "float32"))
+    assert spy.rows[: epochs * -(-N // batch_size)] == list(range(epochs * -(-N // batch_size)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 40, 8192, 8193, 100_000])
+@pytest.mark.parametrize("batch_size", [1, 3, 128, 10_000])
+def test_plan_covers_all_rows_in_order(n, batch_size):
+    batch_size = min(batch_size, n)
+    seen, rows = [], 0
+    for start, steps, size in plan(n, batch_size):
+        assert start == rows
+        seen += [size] * steps
+        rows += steps * size
+        assert steps * size <= max(feed.CHUNK_ROWS, batch_size)
+    assert rows == n
+    assert seen == [batch_size] * (n // batch_size) + ([n % batch_size] if n % batch_size else [])
+    shapes = {(steps, size) for _, steps, size in plan(n, batch_size)}
+    assert len(shapes) <= 3, "each shape is compiled once"
+
+
+def orders(library: Any, seed: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The rows that fit asks for, epoch by epoch."""
+    asked: list[int] = []
+    gather = Feed.gather
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "gather", lambda self, rows: asked.extend(rows.tolist()) or gather(self, rows))
+        with uncompiled(library):
+            fit(MLP([4, 3], **library.where), epochs=epochs, seed=seed, batch_size=8)
+    return [asked[i : i + N] for i in range(0, len(asked), N)]
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch(library, monkeypatch):
+    first = orders(library, 0, 3, monkeypatch)
+    assert first == [random.order(0, epoch, N).tolist() for epoch in range(3)], "the same on every library"
+    assert all(sorted(order) == list(range(N)) for order in first)
+    assert len({tuple(order) for order in first}) == 3
+    assert orders(library, 0, 1, monkeypatch) == first[:1]
+    assert orders(library, 1, 1, monkeypatch) != first[:1]
+
+
+def test_the_order_itself_has_not_changed():
+    """Pinned: a model trained with an older version can be trained again."""
+    assert random.order(0, 0, 8).tolist() == [4, 7, 5, 6, 0, 1, 3, 2]
+    assert random.order(7, 3, 8).tolist() == [4, 2, 6, 0, 7, 1, 5, 3]
+    assert [part.tolist() for part in split(8, 0.25, 0, "fit")] == [[2, 3, 4, 5, 6, 7], [0, 1]]
+
+
+# -- equivalences -------------------------------------------------------------------------------------------------------
+
+
+def same_model(library: Any, one: dict[str, Any], other: dict[str, Any], **shared: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The parameters after two runs from the same start."""
+    results = []
+    for options in (one, other):
+        model = network(library, **shared)
+        with uncompiled(library):
+            fit(model, **options)
+        results.append(library.to_numpy(model.params))
+    return results[0], results[1]
+
+
+def test_two_runs_give_the_same_bits(library):
+    for options in ({"optimizer": Adam(0.01)}, {"optimizer": SGD(0.1, momentum=0.9), "sample_weight": WEIGHTS}):
+        models = [network(library) for _ in range(2)]
+        histories = [without_times(fit(model, validation_split=0.25, **options)) for model in models]
+        assert histories[0] == histories[1]
+        assert_same(library.to_numpy(models[0].params), library.to_numpy(models[1].params))
+
+
+def test_a_split_is_those_rows_as_validation_data(library):
+    train, held = split(N, 0.3, 5, "fit")
+    assert sorted([*train, *held]) == list(range(N))
+    assert len(held) == 12
+    runs = []
+    for options in (
+        {"x": library.make(X), "validation_split": 0.3},
+        {"x": X, "validation_split": 0.3},
+        {"x": X[train], "t": LABELS[train], "validation_data": (X[held], LABELS[held])},
+        {"x": library.make(X[train]), "t": library.make(LABELS[train]),
+         "validation_data": (library.make(X[held]), library.make(LABELS[held]))},
+    ):  # fmt: skip
+        model = network(library)
+        with uncompiled(library):
+            runs.append((without_times(fit(model, seed=5, **options)), library.to_numpy(model.params)))
+    for history, params in runs[1:]:
+        assert history == runs[0][0]
+        assert_same(params, runs[0][1])
+    with pytest.raises(ValueError, match="validation_data or validation_split, not both"):
+        fit(network(library), validation_split=0.5, validation_data=(X, LABELS))
+
+
+def test_weight_2_is_the_sample_twice(library):
+    counts = np.arange(N) % 3
+    twice = np.repeat(np.arange(N), counts)
+    one, other = same_model(
+        library,
+        {"sample_weight": counts.astype("float64"), "batch_size": N, "epochs": 5},
+        {"x": X[twice], "t": LABELS[twice], "batch_size": len(twice), "epochs": 5},
+        dtype="float64",
+    )
+    assert_within(one, other, trajectory(other, 5))
+    weighted = portnn.evaluate(network(library, dtype="float64"), X, LABELS, sample_weight=counts)["loss"]
+    repeated = portnn.evaluate(network(library, dtype="float64"), X[twice], LABELS[twice])["loss"]
+    assert_within(weighted, repeated, first_gradient(repeated, "float64"))
+
+
+def test_class_weight_is_the_weight_of_its_samples(library):
+    per_class = {0: 0.5, 2: 3.0}
+    balanced = N / (3 * np.bincount(LABELS))
+    for spec, weights in ((per_class, [0.5, 1.0, 3.0]), ([0.5, 1.0, 3.0], [0.5, 1.0, 3.0]), ("balanced", balanced)):
+        own = np.asarray(weights)[LABELS]
+        for given in (None, WEIGHTS):
+            total = own if given is None else own * given
+            one, other = same_model(library, {"class_weight": spec, "sample_weight": given}, {"sample_weight": total})
+            assert_within(one, other, first_gradient(other, "float32"))
+            one, other = (
+                portnn.evaluate(network(library), X, LABELS, **options)["loss"]
+                for options in ({"class_weight": spec, "sample_weight": given}, {"sample_weight": total})
+            )
+            assert_within(one, other, first_gradient(other, "float32"))
+
+
+def test_members_train_like_single_networks(library):
+    team = network(library, members=3, seed=4, dtype="float64")
+    with uncompiled(library):
+        history = fit(team, optimizer=SGD(0.1, momentum=0.5), epochs=3, validation_split=0.2)
+    assert np.shape(history["loss"]) == np.shape(history["val_accuracy"]) == (3, 3)
+    for i in range(3):
+        single = network(library, seed=4 + i, dtype="float64")
+        with uncompiled(library):
+            alone = fit(single, optimizer=SGD(0.1, momentum=0.5), epochs=3, validation_split=0.2)
+        expected = library.to_numpy(single.params)
+        assert_within(library.to_numpy(team.params)[i], expected, trajectory(expected, 15))
+        for name in ("loss", "val_loss"):
+            assert_within(np.asarray(history[name])[:, i], alone[name], trajectory(alone[name], 15))
+        assert [row[i] for row in history["accuracy"]] == alone["accuracy"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "int32"])
+def test_images_train_like_their_floats(library, dtype):
+    pixels = (abs(X) * 100).astype(dtype)
+    one, other = same_model(library, {"x": pixels}, {"x": pixels.astype("float32")})
+    assert_same(one, other)
+    one, _ = same_model(library, {"x": library.make(pixels)}, {"x": pixels})
+    assert_same(one, other)
+
+
+def test_evaluate_and_predict_in_chunks_are_the_direct_call(library, monkeypatch):
+    model = network(library, dtype="float64")
+    x = library.make(X, "float64")
+    direct = library.to_numpy(model(x))
+    loss = library.to_numpy(model.loss_and_grad(x, LABELS, sample_weight=WEIGHTS)[0])
+    asked: list[int] = []
+    gather, in_order = Feed.gather, Feed.in_order
+    monkeypatch.setattr(Feed, "gather", lambda self, rows: asked.append(rows.stop - rows.start) or gather(self, rows))
+    monkeypatch.setattr(Feed, "in_order", lambda self: in_order(self, 7))
+    assert_within(library.to_numpy(portnn.predict(model, x)), direct, first_gradient(direct, "float64"))
+    assert_within(portnn.predict(model, X.astype("float64")), direct, first_gradient(direct, "float64"))
+    result = portnn.evaluate(model, x, LABELS, sample_weight=WEIGHTS)
+    assert_within(result["loss"], loss, first_gradient(loss, "float64"))
+    assert result["accuracy"] == float(np.mean(direct.argmax(axis=1) == LABELS))
+    assert asked == ([7] * 5 + [5]) * 3
+
+
+# -- schedules, callbacks, interruptions --------------------------------------------------------------------------------
+
+
+def test_schedules_step_once_per_update(library):
+    asked: list[int] = []
+
+    def schedule(step: int) -> float:
+        asked.append(step)
+        return 0.1 / (1 + step)
+
+    model, twin = network(library), network(library)
+    with uncompiled(library):
+        history = fit(model, optimizer=SGD(schedule), batch_size=15, epochs=3)  # 15, 15, 10
+    assert sorted(set(asked)) == list(range(9))
+    assert history["learning_rate"] == [0.1 / 3, 0.1 / 6, 0.1 / 9], "the rate of the last update of each epoch"
+    params = library.to_numpy(twin.params)
+    for step in range(9):
+        rows = random.order(0, step // 3, N)[15 * (step % 3) : 15 * (step % 3) + 15]
+        twin.params = library.make(params)
+        grad = library.to_numpy(twin.loss_and_grad(library.make(X[rows]), LABELS[rows])[1])
+        params = params - grad * np.float32(0.1 / (1 + step))
+    assert_within(library.to_numpy(model.params), params, 9 * first_gradient(params, "float32"))
+
+
+def test_reduce_on_plateau_is_told_every_epoch(library):
+    rate = schedules.ReduceOnPlateau(0.5, factor=0.5, patience=0)
+    told: list[float] = []
+    observe = rate.observe
+    rate.observe = lambda loss: told.append(loss) or observe(loss)  # type: ignore[method-assign]
+    with uncompiled(library):
+        history = fit(network(library), optimizer=SGD(rate), epochs=4, validation_data=(X, (LABELS + 1) % 3))
+        assert told == history["val_loss"], "a set that training makes worse"
+        assert history["learning_rate"][0] == 0.5 > history["learning_rate"][-1]
+        told.clear()
+        assert fit(network(library), optimizer=SGD(rate))["loss"] == told, "without validation data, the loss"
+
+
+def test_callbacks_see_every_epoch_and_can_stop(library):
+    seen: list[tuple[int, bool]] = []
+
+    def look(model: MLP, history: dict[str, list]) -> bool:
+        loss = portnn.evaluate(model, X, LABELS)["loss"]
+        seen.append((len(history["loss"]), loss == history["val_loss"][-1]))
+        return len(history["loss"]) == 3
+
+    called: list[int] = []
+    model = network(library)
+    with uncompiled(library):
+        history = fit(
+            model,
+            epochs=9,
+            validation_data=(X, LABELS),
+            callbacks=[look, lambda model, history: called.append(len(history["loss"]))],
+        )
+    assert seen == [(1, True), (2, True), (3, True)], "the model a callback sees is that of the end of the epoch"
+    assert called == [1, 2, 3], "one callback that stops does not keep the others from being called"
+    assert len(history["loss"]) == 3
+    assert not history.interrupted
+    twin = network(library)
+    with uncompiled(library):
+        fit(twin, epochs=3, validation_data=(X, LABELS))
+    assert_same(library.to_numpy(model.params), library.to_numpy(twin.params))
+
+
+def test_ctrl_c_between_epochs_keeps_model_and_history(library):
+    def interrupt(model: MLP, history: dict[str, list]) -> None:
+        if len(history["loss"]) == 2:
+            raise KeyboardInterrupt
+
+    model, twin = network(library), network(library)
+    with uncompiled(library):
+        history = fit(model, epochs=9, callbacks=[interrupt])
+        expected = fit(twin, epochs=2)
+    assert history.interrupted
+    assert without_times(history) == without_times(expected)
+    assert_same(library.to_numpy(model.params), library.to_numpy(twin.params))
+    with uncompiled(library):
+        assert not fit(model).interrupted, "the model goes on training"
+
+
+class Failing(SGD):
+    """SGD that raises when it is asked for the update, or for the row, of a given step."""
+
+    at, where, error = 7, "update", KeyboardInterrupt
+
+    def __init__(self, where: str, error: type[BaseException]) -> None:
+        super().__init__(0.1, momentum=0.5)
+        for name, value in {"where": where, "error": error, "steps": [0]}.items():
+            object.__setattr__(self, name, value)
+
+    def row(self, step: int) -> tuple[float, ...]:
+        if self.where == "row" and step == self.at:
+            raise self.error
+        return super().row(step)
+
+    def update(self, params: Any, grad: Any, state: Any, h: Any, decayed: Any = None) -> Any:
+        params, state = super().update(params, grad, state, h, decayed)
+        self.steps[0] += 1
+        if self.where == "update" and self.steps[0] > self.at:
+            raise self.error  # after the arrays have been changed in place
+        return params, state
+
+
+@pytest.mark.parametrize("where", ["row", "update"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_what_happens_inside_an_epoch_keeps_the_last_whole_chunk(library, where, error, monkeypatch):
+    """Steps 0 to 4 are epoch 1; step 7 is the third of epoch 2, in the second chunk of two."""
+    monkeypatch.setattr(training, "plan", lambda n, size: plan(n, size, chunk_rows=2 * size))
+    model, twin = network(library), network(library)
+    with uncompiled(library):
+        if error is KeyboardInterrupt:
+            history = fit(model, epochs=9, optimizer=Failing(where, error))
+            assert history.interrupted
+            assert len(history["loss"]) == 1
+        else:
+            with pytest.raises(error):
+                fit(model, epochs=9, optimizer=Failing(where, error))
+        optimizer, params = SGD(0.1, momentum=0.5), library.to_numpy(twin.params)
+        state = {"velocity": np.zeros_like(params)}
+        for step in range(7):  # six steps are whole chunks: 0, 1 | 2, 3 | 4 || 5, 6 |
+            rows = random.order(0, step // 5, N)[8 * (step % 5) : 8 * (step % 5) + 8]
+            twin.params = library.make(params)
+            grad = library.to_numpy(twin.loss_and_grad(library.make(X[rows]), LABELS[rows])[1])
+            params, state = optimizer.update(params.copy(), grad, state, optimizer.row(step))
+    assert_within(library.to_numpy(model.params), params, 7 * first_gradient(params, "float32"))
+    assert np.isfinite(portnn.evaluate(model, X, LABELS)["loss"])
+
+
+def test_a_nan_names_its_place_and_the_model_is_that_of_the_step_before(library):
+    """Rate 1e30 from step 6 on: step 6 is finite and kept, step 7, the third batch of epoch 2, is not."""
+    rate = lambda step: 1e30 if step >= 6 else 0.1  # noqa: E731
+    model, twin = (network(library, activation="identity") for _ in range(2))
+    with pytest.raises(NonFiniteError, match="epoch 2, batch 3: the outputs of layer 1 are NaN or infinity.*last finite"):
+        fit(model, epochs=9, optimizer=SGD(rate))
+    stop = [lambda model, history: True]
+    fit(twin, epochs=1, optimizer=SGD(rate), callbacks=stop)
+    kept = library.to_numpy(model.params)
+    assert np.isfinite(kept).all()
+    assert np.abs(kept).max() > np.abs(library.to_numpy(twin.params)).max(), "step 6 took place"
+    portnn.predict(model, X)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ("loss", "epoch 1, batch 1: the loss is NaN or infinity"),
+        ("gradient", r"epoch 1, batch 1: the update of weights\[0\] \(layer 0\) is NaN or infinity"),
+    ],
+)
+def test_a_nan_of_the_loss_or_of_its_gradient(library, spoil, words):
+    def broken(y: Any, t: Any) -> Any:
+        d = y - t
+        xp = library.xp
+        nan = xp.asarray(float("nan"), dtype=y.dtype, device=library.backend.device)
+        values = xp.sum(d * d, axis=-1)
+        return (values * nan if spoil == "loss" else values), lambda dv: (d * dv[..., None] * nan,)
+
+    model = network(library)
+    before = library.to_numpy(model.params)
+    with uncompiled(library), pytest.raises(NonFiniteError, match=words):
+        fit(model, X, X[:, :3], loss=broken)
+    assert_same(library.to_numpy(model.params), before)
+
+
+# -- where the data are -------------------------------------------------------------------------------------------------
+
+
+def test_arrays_on_the_device_stay_there(library, monkeypatch):
+    """After the targets, the host reads a handful of numbers per chunk of steps and nothing else."""
+    model, x = network(library), library.make(X)
+    kind, read = type(model.backend), []
+    to_numpy = kind.to_numpy
+
+    def counted(self: Any, a: Any) -> np.ndarray:
+        host = to_numpy(self, a)
+        read.append(host.size)
+        return host
+
+    monkeypatch.setattr(kind, "to_numpy", counted)
+    monkeypatch.setattr(training, "plan", lambda n, size: plan(n, size, chunk_rows=2 * size))
+    with uncompiled(library):
+        fit(model, x, LABELS, epochs=3)
+    per_epoch = 3  # chunks of 2, 2 and 1 steps of 8 samples
+    chunks = [size for size in read if size != N]
+    assert len(chunks) == 3 * per_epoch, f"reads of {read} numbers"
+    assert max(chunks) <= 4
+    assert read.count(N) <= 1, "only the targets are looked at as a whole"
+
+
+def test_data_that_do_not_fit_are_streamed(library, monkeypatch):
+    """The result is that of data which do fit, to the bit; only a chunk at a time is moved."""
+    if library.backend_name == "numpy":
+        return  # the host is the device
+    runs = []
+    for free in (None, 10):
+        monkeypatch.setattr(type(library.backend), "free_memory", lambda self, free=free: free)
+        model = network(library)
+        with uncompiled(library):
+            history = fit(model, X, LABELS, sample_weight=WEIGHTS, validation_split=0.2)
+        moved = Feed(library.backend, X, {}, model.params.dtype)
+        assert moved.streamed == (free == 10)
+        assert library.backend.owns(moved.x) != moved.streamed
+        runs.append((without_times(history), library.to_numpy(model.params), portnn.predict(model, X)))
+    assert runs[0][0] == runs[1][0]
+    assert_same(runs[0][1], runs[1][1])
+    assert_same(runs[0][2], runs[1][2])
+
+
+def test_what_is_handed_in_is_not_changed(library):
+    x, t, w = library.make(X), library.make(LABELS), library.make(WEIGHTS)
+    host = [X.copy(), LABELS.copy(), WEIGHTS.copy()]
+    with uncompiled(library):
+        fit(network(library), x, t, sample_weight=w, validation_split=0.2)
+        fit(network(library), *host[:2], sample_weight=host[2])
+    for given, original in zip([x, t, w], (X, LABELS, WEIGHTS), strict=True):
+        assert_same(library.to_numpy(given), original)
+    for given, original in zip(host, (X, LABELS, WEIGHTS), strict=True):
+        assert_same(given, original)
+
+
+def test_the_views_of_a_model_are_not_changed_by_training_it(library):
+    """What was read off a model before stays what it was: the parameters are replaced, not overwritten."""
+    model = network(library)
+    params = model.params
+    before = library.to_numpy(params)
+    with uncompiled(library):
+        fit(model)
+    assert_same(library.to_numpy(params), before)
+
+
+# -- the bar ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_bar_is_silent_where_there_is_no_terminal(capfd):
+    fit(MLP([4, 3]), progress=True)
+    out, err = capfd.readouterr()
+    assert out == err == ""
+
+
+def test_the_bar_on_a_terminal(monkeypatch):
+    pytest.importorskip("tqdm", reason="tqdm is not installed: no bar to look at")
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", screen)
+    fit(MLP([4, 3]), progress=True, epochs=2)
+    assert "epoch 2/2" in screen.getvalue()
+    assert "accuracy=" in screen.getvalue()
+    before = len(screen.getvalue())
+    fit(MLP([4, 3]), progress=False)
+    assert len(screen.getvalue()) == before
+
+
+def test_training_without_tqdm(monkeypatch):
+    original = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name.startswith("tqdm"):
+            raise ImportError(name)
+        return original(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert len(fit(MLP([4, 3]), progress=True)["loss"]) == 2
