@@ -72,14 +72,14 @@ PRESETS = {
         hidden=(256, 64),
         activation="leaky_relu(0.01)",
         init=he_normal(scale=0.1, fan="out"),
-        bias=False,
         learning_rate=0.03,
         batch_size=100,
         clip_value=1.0,
         precision="float64",
-        notes="Its list for numerical stability: He start times 0.1, clipping by value, leaky ReLU, loss from raw "
-        "logits; the log of a probability plus 1e-12 is not needed with the last. The gradient is softmax minus "
-        "target, where the program leaves the softmax out, and goes back through the weights before the update.",
+        notes="Its list for numerical stability: He start times 0.1 (by fan-out, as the program has it: by fan-in it is "
+        "too small for ten epochs), clipping by value, leaky ReLU, loss from raw logits, with which the log of a "
+        "probability plus 1e-12 is not needed. The gradient is softmax minus target, where the program leaves the "
+        "softmax out, and goes back through the weights before the update; there are biases.",
     ),
     "rustnist": Preset(
         hidden=(128,),

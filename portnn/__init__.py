@@ -6,9 +6,10 @@ This file only hands names on.
 from portnn import activations, datasets, initializers, losses, optimizers, primitives, random, schedules, testing
 from portnn.backends import available as backends
 from portnn.errors import BackendError, FormatError, NonFiniteError
+from portnn.evaluation import evaluate, predict
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
-from portnn.training import History, evaluate, fit, predict
+from portnn.training import History, fit
 
 __version__ = "0.1.0"
 __all__ = [

@@ -280,8 +280,8 @@ def fold_class_weights(
     if loss.kind == "classes" or (loss.kind == "binary" and t.shape[1] == 1):
         own = _memberships(t, weights.shape[0]) @ _scaled(weights)
         return _scaled(own if sample_weight is None else own * _scaled(sample_weight)), None
-    weights = _scaled(weights)
-    return _scaled(sample_weight), weights / weights.sum()
+    share = weights / weights.max()
+    return _scaled(sample_weight), share / share.sum()
 
 
 def _scaled(weights: numpy.ndarray | None) -> numpy.ndarray | None:

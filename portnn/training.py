@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from portnn.backends import HOST, Array, Backend, device
 from portnn.backends.base import Batch, Chunk, Metrics, State, Step
 from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError
-from portnn.feed import CHUNK_ROWS, Feed, as_index, plan, split, take_rows
+from portnn.evaluation import checked, counter, judged, make_judge, means, read_back
+from portnn.feed import Feed, as_index, plan, split, take_rows
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, clip_by_norm, clip_by_value, get_optimizer
@@ -119,7 +121,7 @@ def fit(
     seed = random.check_seed(seed, who)
     clips = _limits(model, who, clip_value=clip_value, clip_norm=clip_norm)
     model.check_finite(who)
-    x, t, weight, share = _checked(model, entry, x, t, sample_weight, class_weight, who)
+    x, t, weight, share = checked(model, entry, x, t, sample_weight, class_weight, who)
     validation = None
     if validation_split is not None:
         if validation_data is not None:
@@ -130,7 +132,7 @@ def fit(
         validation = (xv, t[held], None if weight is None else weight[held])
         t, weight = t[train], None if weight is None else weight[train]
     elif validation_data is not None:
-        xv, tv, *_ = _checked(model, entry, *validation_data, None, None, f"{who}: validation_data")
+        xv, tv, *_ = checked(model, entry, *validation_data, None, None, f"{who}: validation_data")
         validation = (xv, tv, None)
     n = t.shape[0]
     if batch_size > n:
@@ -148,7 +150,7 @@ def fit(
         output_share = None if share is None else backend.asarray(share, dtype)
         objective = model.objective(entry, output_share=output_share, l1=l1, l2=l2, who=who)
         step = _make_step(model, objective, optimizer, entry, clips)
-        judge = _make_judge(model, entry, output_share)
+        judge = make_judge(model, entry, output_share)
         return _run(
             model, step, judge, optimizer, feed, held_out, epochs, batch_size, shuffle, seed, callbacks, progress
         )
@@ -186,7 +188,7 @@ def _run(
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = _copied(backend, state)
                 state, metrics = compiled[steps, size](state, batch, rows)
-                total, finite = _read(backend, metrics, state["params"])
+                total, finite = read_back(backend, metrics, state["params"])
                 if not finite:
                     before, step_in_chunk, where = first_non_finite(model, step, before, batch, rows, steps, size)
                     at = start // batch_size + step_in_chunk
@@ -196,12 +198,12 @@ def _run(
                     )
                 before, count = state, count + steps
                 sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
-                bar.advance(steps * size, lambda done, sums=sums: _means(sums, done))
+                bar.advance(steps * size, functools.partial(means, sums))
             seconds = time.perf_counter() - began
             model.params = state["params"]
-            entry = _means(sums or {}, feed.n)
+            entry = means(sums or {}, feed.n)
             if held_out is not None:
-                entry |= {f"val_{name}": value for name, value in _judged(model, judge, held_out).items()}
+                entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
             entry |= {"learning_rate": optimizer.rate(count - 1), "epoch_seconds": seconds}
             for name, value in entry.items():
                 history.setdefault(name, []).append(value)
@@ -209,6 +211,7 @@ def _run(
             if observe is not None:
                 observe(float(numpy.mean(entry.get("val_loss", entry["loss"]))))
             ended = [callback(model, history) for callback in callbacks]
+            state = before = {**state, **_copied(backend, {"params": model.params})}  # a callback may have set them
             if any(ended):
                 break
     except KeyboardInterrupt:
@@ -221,7 +224,7 @@ def _run(
 
 def _make_step(model: MLP, objective: Callable[..., Any], optimizer: Any, loss: Loss, clips: dict[str, Array]) -> Step:
     """Return the pure training step (state, batch, h) -> (state, metrics)."""
-    xp, decayed, count = model.backend.xp, model.decayed(), _counter(model.backend, loss)
+    xp, decayed, count = model.backend.xp, model.decayed(), counter(model.backend, loss)
     by_value, by_norm = clips.get("clip_value"), clips.get("clip_norm")
 
     def step(state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
@@ -242,149 +245,6 @@ def _make_step(model: MLP, objective: Callable[..., Any], optimizer: Any, loss: 
     return step
 
 
-def _make_judge(model: MLP, loss: Loss, output_share: Array | None) -> Callable[[Array, Batch], Metrics]:
-    """Return the function (params, batch) -> sums of loss, weights and right answers."""
-    xp, count = model.backend.xp, _counter(model.backend, loss)
-    options = {} if output_share is None else {"output_share": output_share}
-
-    def judge(params: Array, batch: Batch) -> Metrics:
-        y, weight = model.apply(params, batch["x"]), batch.get("weight")
-        values, _ = loss.pair(y, batch["t"], **options)
-        if values.ndim < y.ndim - 1:  # a user's loss that has taken the mean itself
-            values = values * y.shape[-2]
-        else:
-            values = xp.sum(values if weight is None else values * weight, axis=-1)
-        extra = {} if weight is None else {"weight": xp.sum(weight)}
-        return {"loss": values, **extra, **count(y, batch["t"])}
-
-    return judge
-
-
-def _counter(backend: Backend, loss: Loss) -> Callable[[Array, Array], Metrics]:
-    """Return the function (y, t) -> {"accuracy": number of right answers}, or of nothing for a loss without classes."""
-    xp = backend.xp
-
-    def classes(y: Array, t: Array) -> Metrics:
-        labels = xp.argmax(t, axis=-1) if t.dtype == y.dtype else t
-        return {"accuracy": xp.sum(xp.astype(xp.argmax(y, axis=-1) == labels, y.dtype), axis=-1)}
-
-    def binary(y: Array, t: Array) -> Metrics:
-        right = xp.astype((y > 0.0) == (t > 0.5), y.dtype)
-        return {"accuracy": xp.sum(xp.mean(right, axis=-1), axis=-1)}
-
-    return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
-
-
-def _read(backend: Backend, metrics: Metrics, params: Array) -> tuple[dict[str, Any], bool]:
-    """Return the metrics as host float64, and whether loss and parameters are finite: the one read of a chunk."""
-    xp = backend.xp
-    finite = xp.astype(xp.all(xp.isfinite(params)), params.dtype)
-    shape = metrics["loss"].shape
-    stacked = xp.stack([xp.broadcast_to(a, shape) for a in (*metrics.values(), finite)])
-    host = backend.to_numpy(stacked).astype("float64")
-    *values, flag = host
-    total = dict(zip(metrics, values, strict=True))
-    return total, bool((flag > 0.0).all() and numpy.isfinite(total["loss"]).all())
-
-
-def _means(sums: dict[str, Any], n: int) -> dict[str, Any]:
-    """Turn sums over samples into means: plain floats, or a list of them with members."""
-    weight = sums.get("weight", n)
-    over = {"loss": weight, "accuracy": n}
-    return {name: numpy.asarray(sums[name] / over[name]).tolist() for name in over if name in sums}
-
-
-def _judged(model: MLP, judge: Callable[[Array, Batch], Metrics], feed: Feed) -> dict[str, Any]:
-    sums: dict[str, Any] = {}
-    for batch in feed.in_order():
-        total, _ = _read(model.backend, judge(model.params, batch), model.params)
-        sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
-    return _means(sums, feed.n)
-
-
-def evaluate(
-    model: MLP,
-    x: Array,
-    t: Array,
-    *,
-    loss: Any = "cross_entropy",
-    sample_weight: Array | None = None,
-    class_weight: Any = None,
-) -> dict[str, Any]:
-    """Return ``{"loss": mean loss, "accuracy": fraction of right answers}``, in bounded memory.
-
-    Arguments as in :func:`fit`. The accuracy (of labels: the largest logit; of binary targets: the sign) is there for
-    losses of classes and counts every sample alike. No penalty is added. With members, lists of one number each.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> model = MLP([2, 2], init="zeros")
-    >>> evaluate(model, np.eye(2), np.asarray([0, 1]))
-    {'loss': 0.6931471824645996, 'accuracy': 0.5}
-
-    """
-    who = "evaluate"
-    entry = get_loss(loss)
-    model.check_finite(who)
-    x, t, weight, share = _checked(model, entry, x, t, sample_weight, class_weight, who)
-    backend, dtype = model.backend, model.params.dtype
-    with backend.scope(model.matmul_precision):
-        cast = None if weight is None else weight.astype(model.dtype)
-        output_share = None if share is None else backend.asarray(share, dtype)
-        feed = Feed(backend, x, {"t": t, "weight": cast}, dtype)
-        return _judged(model, _make_judge(model, entry, output_share), feed)
-
-
-def predict(model: MLP, x: Array) -> Array:
-    """Return the raw outputs ``(n, n_outputs)`` for many samples in bounded memory.
-
-    ``x`` may be a NumPy array whatever the model's library; outputs come back in the library of ``x``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> predict(MLP([2, 3], init="zeros"), np.ones((4, 2))).shape
-    (4, 3)
-
-    """
-    who = "predict"
-    model.check_finite(who)
-    backend, on_host = model.backend, not model.backend.owns(x)
-    _place(model, x, who)
-    checks.check_samples(who, x=x)
-    checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
-    with backend.scope(model.matmul_precision):
-        feed = Feed(backend, x, {}, model.params.dtype)
-        outputs = [model.apply(model.params, batch["x"]) for batch in feed.in_order()]
-        if on_host:
-            return numpy.concatenate([backend.to_numpy(y) for y in outputs], axis=-2)
-        return backend.xp.concat(outputs, axis=-2)
-
-
-def _checked(
-    model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str
-) -> tuple[Array, numpy.ndarray, numpy.ndarray | None, numpy.ndarray | None]:
-    """Return x, host targets, host sample weights and the share of each output, all checked, before any kernel."""
-    _place(model, x, who)
-    n = checks.check_samples(who, x=x)
-    n_outputs = model.sizes[-1]
-    host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
-    weight = checks.check_sample_weight(sample_weight, n, who)
-    classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
-    weight, share = checks.fold_class_weights(classes, host, loss, weight)
-    checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
-    return x, host, weight, share
-
-
-def _place(model: MLP, x: Array, who: str) -> None:
-    """Check that ``x`` is a matrix of the right width, on the host or where the model is."""
-    theirs = checks.check_array(x, who, "x")
-    if theirs.name != "numpy":
-        checks.check_place(x, theirs, model.backend, who)
-    checks.check_features(x, model.sizes[0], who)
-
-
 def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
     """Return the clipping limits as 0-d arrays of the parameters' dtype and device."""
     given = {k: checks.check_number(who, k, v, 0.0, open_low=True) for k, v in limits.items() if v is not None}
@@ -394,6 +254,3 @@ def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
 
 def _copied(backend: Backend, state: State) -> State:
     return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
-
-
-__all__ = ["CHUNK_ROWS", "History", "evaluate", "fit", "predict"]

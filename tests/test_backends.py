@@ -359,7 +359,9 @@ def test_any_host_array_arrives(library, a):
     for copy in (None, True):
         arrived = library.backend.asarray(a, copy=copy)
         assert library.backend.owns(arrived)
-        assert_same(library.to_numpy(arrived), np.ascontiguousarray(a).astype(a.dtype.newbyteorder("=")).reshape(a.shape))
+        assert_same(
+            library.to_numpy(arrived), np.ascontiguousarray(a).astype(a.dtype.newbyteorder("=")).reshape(a.shape)
+        )
     assert a.tobytes() == before
 
 

@@ -453,10 +453,10 @@ def test_xor_is_solved(seed):
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_xor_prints_losses_and_the_final_table(run, backend):
     needs(backend)
-    done = run("xor.py", "--backend", backend, "--seed", 1, "--epochs", 3000)
+    done = run("xor.py", "--backend", backend, "--seed", 1, "--epochs", 1500)
     assert done.code == 0, done.err
     epochs = re.findall(r"^Epoch +(\d+) \| Total Loss: (\d+\.\d{6})$", done.out, re.MULTILINE)
-    assert [int(epoch) for epoch, _ in epochs] == [1, *range(500, 3001, 500)]
+    assert [int(epoch) for epoch, _ in epochs] == [1, 500, 1000, 1500]
     assert float(epochs[0][1]) > 0.5 > 0.01 > float(epochs[-1][1])
     assert re.search(r"^Final Predictions \([\d.]+ s\):$", done.out, re.MULTILINE)
     row = r"Input: \[([01]\.0), ([01]\.0)\] \| Target: ([01]\.0) \| Prediction: (-?\d\.\d{4})"

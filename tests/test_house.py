@@ -32,7 +32,7 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
     *("layout", "checks", "model_file", "mlp"),  # the network
-    *("feed", "progress", "diagnosis", "training"),  # the loop
+    *("feed", "progress", "evaluation", "diagnosis", "training"),  # the loop
     *("testing", "plots"),  # outer rooms
     *("__init__", "__main__"),
 )
@@ -213,7 +213,7 @@ def looks_up_or_down(tree: ast.Module) -> Iterator[str]:
     for line, name in imports(at_run_time(tree)):
         parts = name.split(".")
         if parts[0] == "portnn":
-            yield f"{line}: imports {parts[1]}"
+            yield f"{line}: imports {parts[1] if parts[1:] else '__init__'}"
         elif not parts[0]:
             yield f"{line}: imports {name} relatively; write the whole name"
 

@@ -121,7 +121,7 @@ def test_gradient_goes_back_through_the_weights_before_the_update():
 
 
 def test_training_step_follows_the_slope_of_the_loss():
-    """tiny-mnist, rustnist, nn-rust: wrong gradient, twice the gradient, a sum where the mean is meant."""
+    """tiny-mnist follows another loss, rustnist twice the gradient, tiny-ml a sum where it says a mean."""
     model, x, labels, loss = small_problem()
     before = model.params.copy()
     history = portnn.fit(model, x, labels, optimizer=portnn.SGD(1.0), epochs=1, batch_size=len(x))
@@ -226,7 +226,7 @@ def test_glorot_start_has_its_variance():
 
 
 def test_gradient_of_a_batch_is_the_mean_of_its_samples():
-    """rustnist doubles it; nn-rust's document sums it: a batch of copies must give the gradient of one."""
+    """rustnist doubles it, tiny-ml adds up: a batch of copies must give the gradient of one."""
     model, x, labels, _ = small_problem()
     _, whole = model.loss_and_grad(x, labels)
     single = [model.loss_and_grad(x[i : i + 1], labels[i : i + 1])[1] for i in range(len(x))]
@@ -318,7 +318,7 @@ def test_evaluation_gives_the_same_figure_twice():
 
 
 def test_training_can_be_repeated_and_need_not_be():
-    """rustnist, nn-rust, mnist-in-rust and tiny-ml cannot be seeded."""
+    """rustnist, nn-rust and mnist-in-rust cannot be seeded; tiny-mnist is always the same."""
     x, t, _, _ = portnn.datasets.load_digits()
 
     def trained(seed, fit_seed=0):
@@ -557,7 +557,7 @@ def test_sigmoid_does_not_overflow(library, dtype):
 
 def test_deep_network_needs_no_recursion():
     """tiny-ml: backward calls itself along the graph and overflows the stack."""
-    depth = 2 * sys.getrecursionlimit()
+    depth = 2000  # twice what Python allows
     model = portnn.MLP([1] * (depth + 1), activation="identity", init="zeros", bias=False, dtype="float64")
     model.params = np.ones(depth)
     y, vjp = model.vjp(np.asarray([[3.0]]))
@@ -573,7 +573,7 @@ def test_weights_start_with_both_signs():
 
 
 def test_relu_has_slope_zero_at_zero(library):
-    """All five agree on it, and so do torch and JAX."""
+    """Here tiny-ml is right, and torch and JAX agree."""
     _, vjp = activations.relu(library.make([-1.0, 0.0, 1.0]))
     assert library.to_numpy(vjp(library.make([7.0, 7.0, 7.0]))[0]).tolist() == [0.0, 0.0, 7.0]
 
