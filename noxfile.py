@@ -1,4 +1,4 @@
-"""One door for every check: ``nox`` runs all of it, ``nox -s tests`` the tests; arguments after ``--`` are passed on."""
+"""One door for every check: ``nox`` runs all of it, ``nox -s tests`` the tests; what follows ``--`` is passed on."""
 
 from __future__ import annotations
 

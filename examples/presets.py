@@ -76,10 +76,10 @@ PRESETS = {
         batch_size=100,
         clip_value=1.0,
         precision="float64",
-        notes="Its list for numerical stability: He start times 0.1 (by fan-out, as the program has it: by fan-in it is "
-        "too small for ten epochs), clipping by value, leaky ReLU, loss from raw logits, with which the log of a "
-        "probability plus 1e-12 is not needed. The gradient is softmax minus target, where the program leaves the "
-        "softmax out, and goes back through the weights before the update; there are biases.",
+        notes="Its list for numerical stability: He start times 0.1 (by fan-out, as the program has it; by fan-in it "
+        "is too small for ten epochs), clipping by value, leaky ReLU, and the loss from raw logits, which makes 1e-12 "
+        "in the logarithm needless. The gradient is softmax minus target, where the program leaves the softmax out, "
+        "and goes back through the weights before the update; there are biases.",
     ),
     "rustnist": Preset(
         hidden=(128,),
@@ -105,6 +105,7 @@ PRESETS = {
         learning_rate=0.01,
         schedule="cosine",
         batch_size=1,
-        notes="One sample per step. The program starts from U(-0.5, 0.5) in file order and takes log(0) in its loss.",
+        notes="One sample per step. The program starts from U(-0.5, 0.5) in file order and takes log(0) in its loss. "
+        "The rate falls from its 0.01 to 0: at a constant rate the accuracy wanders between 97.0 and 97.6 %.",
     ),
 }

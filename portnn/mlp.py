@@ -188,7 +188,7 @@ class MLP:
         return x, vjp
 
     def __call__(self, x: Array) -> Array:
-        """Return the raw outputs, ``(batch, n_outputs)`` or ``(members, batch, n_outputs)``, of ``(batch, n_features)``.
+        """Return the raw outputs, ``(batch, n_outputs)`` or ``(members, batch, n_outputs)``, for a batch of inputs.
 
         ``x`` is an array of the parameters' library, on their device; another dtype is cast. For logits of a
         classifier, the class is the largest and softmax gives the probabilities.

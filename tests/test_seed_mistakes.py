@@ -22,7 +22,7 @@ from tolerances import assert_same, assert_within
 import portnn
 from portnn import activations, losses, optimizers
 from portnn.datasets import mnist
-from portnn.training import CHUNK_ROWS
+from portnn.feed import CHUNK_ROWS
 
 rng = np.random.default_rng(3)
 
