@@ -327,7 +327,14 @@ def _parse_activation(text: str) -> Activation | None:
 
 
 def describe_activation(activation: Activation) -> str:
-    """Return the string that :func:`get_activation` turns into ``activation``, or the name of a user's function."""
+    """Return the string that :func:`get_activation` turns into ``activation``, or the name of a user's function.
+
+    Examples
+    --------
+    >>> describe_activation(relu), describe_activation(lambda z: (z, lambda dy: (dy,)))
+    ('relu', '<<lambda>>')
+
+    """
     if isinstance(activation, functools.partial) and len(activation.keywords) == 1 and not activation.args:
         if activation.func is leaky_relu and "slope" in activation.keywords:
             return f"leaky_relu({activation.keywords['slope']!r})"

@@ -46,7 +46,7 @@ def only_sentence(error: pytest.ExceptionInfo[BaseException]) -> str:
     return message
 
 
-# -- finding a library --------------------------------------------------------------------------------------------------
+# -- finding a library ------------------------------------------------------------------------------------------------
 
 
 def test_name_module_array_and_backend_name_the_same(library):
@@ -119,7 +119,7 @@ def test_backends_says_what_is_here(library):
         assert other.usable or (other.why_not and not other.version and not other.devices)
 
 
-# -- devices ------------------------------------------------------------------------------------------------------------
+# -- devices ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_cupy_without_its_gpu_or_toolkit(gpus, device, failure, words):
     assert words in message
 
 
-# -- dtypes -------------------------------------------------------------------------------------------------------------
+# -- dtypes -----------------------------------------------------------------------------------------------------------
 
 
 def test_names_of_dtypes(library):
@@ -241,7 +241,7 @@ def test_jax_without_x64_never_narrows_in_silence():
     assert info.startswith("['float32'] float64: enable jax_enable_x64")
 
 
-# -- importing ----------------------------------------------------------------------------------------------------------
+# -- importing --------------------------------------------------------------------------------------------------------
 
 QUIET = """
 import sys
@@ -271,7 +271,7 @@ def test_importing_is_quiet():
     assert python(QUIET, PYTHONDONTWRITEBYTECODE="1") == "quiet\n"
 
 
-# -- libraries that nobody has heard of ---------------------------------------------------------------------------------
+# -- libraries that nobody has heard of -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +321,7 @@ def test_another_name_for_a_known_library(wrapped):
     assert np.asarray(model(x)).shape == (30, 3)
 
 
-# -- arrays in and out --------------------------------------------------------------------------------------------------
+# -- arrays in and out ------------------------------------------------------------------------------------------------
 
 
 def test_namespace_is_remembered_and_right(library):
@@ -404,7 +404,7 @@ def test_a_chunk_is_its_steps_one_by_one(library):
     assert float(library.to_numpy(metrics["loss"])) == sum(losses)
 
 
-# -- precision of products ----------------------------------------------------------------------------------------------
+# -- precision of products --------------------------------------------------------------------------------------------
 
 
 def settings() -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from tolerances import assert_same, assert_within, first_gradient
 
 import portnn
 from portnn import MLP, SGD, Adagrad, Adam, AdamW, NonFiniteError, RMSprop, schedules
-from portnn.backends import HOST, get_backend
+from portnn.backends import get_backend
 from portnn.losses import cross_entropy, huber
 
 N, FEATURES, CLASSES = 12, 4, 3
@@ -46,7 +45,7 @@ class Case:
     def call(self, name: str, x: Any, t: Any, **options: Any) -> Any:
         """Hand ``x``, and what else it wants, to a function of portnn."""
         if name == "fit":
-            options = {"epochs": 1, "batch_size": 5, "progress": False, "optimizer": SGD(0.1), **options}
+            options = {"epochs": 1, "batch_size": 6, "progress": False, "optimizer": SGD(0.1), **options}
             with eagerly(self):
                 return portnn.fit(self.model, x, t, **options)
         if name == "evaluate":
@@ -142,7 +141,7 @@ def foreign(case: Case) -> Any:
     return X.copy() if case.library.backend_name == "array_api_strict" else array_api_strict.asarray(X)
 
 
-# -- the values of x ----------------------------------------------------------------------------------------------------
+# -- the values of x --------------------------------------------------------------------------------------------------
 
 
 def value_rows() -> Iterator[Row]:
@@ -164,8 +163,8 @@ def value_rows() -> Iterator[Row]:
 
 def layout_rows() -> Iterator[Row]:
     """The same numbers in another layout or dtype: as host arrays, and as arrays of the library."""
-    wide = np.random.default_rng(3).normal(size=(24, 40)).astype("float32")
-    t = np.arange(24) % CLASSES
+    wide = np.random.default_rng(3).normal(size=(N, 40)).astype("float32")
+    t = LABELS
     read_only = wide.copy()
     read_only.flags.writeable = False
     host = {
@@ -175,8 +174,8 @@ def layout_rows() -> Iterator[Row]:
         "43 strided columns": np.repeat(wide, 3, axis=1)[:, ::3],
         "43 reversed rows": wide[::-1],
         "43 reversed columns": wide[:, ::-1],
-        "44 broadcast rows": np.broadcast_to(wide[:1], (24, 40)),
-        "44 broadcast columns": np.broadcast_to(wide[:, :1], (24, 40)),
+        "44 broadcast rows": np.broadcast_to(wide[:1], (N, 40)),
+        "44 broadcast columns": np.broadcast_to(wide[:, :1], (N, 40)),
         "45 big-endian float": wide.astype(">f4"),
         "45 big-endian double": wide.astype(">f8"),
         "45 big-endian int": (wide * 9).astype(">i2"),
@@ -196,7 +195,7 @@ def layout_rows() -> Iterator[Row]:
         for given in (a, plain):
             model = case.network(40, 8, CLASSES)
             with eagerly(case):
-                history = portnn.fit(model, given, t, epochs=2, batch_size=5, progress=False)
+                history = portnn.fit(model, given, t, epochs=2, batch_size=6, progress=False)
             results = [
                 np.asarray(history["loss"]),
                 case.library.to_numpy(model.params),
@@ -230,9 +229,9 @@ def layout_rows() -> Iterator[Row]:
 
     def transposed(xp: Any, x: Any) -> Any:
         columns = xp.reshape(xp.matrix_transpose(x), (-1,))  # written out column by column
-        return xp.matrix_transpose(xp.reshape(columns, (40, 24)))
+        return xp.matrix_transpose(xp.reshape(columns, (40, N)))
 
-    other_order = {"42 transposed": transposed, "44 broadcast": lambda xp, x: xp.broadcast_to(x[:1, ...], (24, 40))}
+    other_order = {"42 transposed": transposed, "44 broadcast": lambda xp, x: xp.broadcast_to(x[:1, ...], (N, 40))}
     for name, change in other_order.items():
         yield works(name, partial(native_check, change=change, to_the_bit=False))
     for name, change in {
@@ -286,22 +285,28 @@ def _arrays(case: Case, result: Any) -> list[np.ndarray]:
     return [case.library.to_numpy(piece) for piece in pieces if not callable(piece)]
 
 
-# -- shapes, kinds, targets, weights ------------------------------------------------------------------------------------
+# -- shapes, kinds, targets, weights ----------------------------------------------------------------------------------
+
+LATE = np.zeros((9001, FEATURES), "float32")
+LATE[9000, 1] = NAN  # not among the first rows that are looked at
 
 SHAPES = [
+    bad("1 NaN in a late row", VALUES, lambda c: {"x": c.make(LATE), "t": np.zeros(9001, "int64")}, ValueError,
+        "Input X contains NaN, first at row 9000, feature 1"),
     bad("8 no samples", VALUES, lambda c: {"x": c.make(X[:0]), "t": c.make(LABELS[:0])}, ValueError,
         r"Found array with 0 sample\(s\) \(shape=\(0, 4\)\) while a minimum of 1"),
     bad("9 no features", ALL, lambda c: {"x": c.make(X[:, :0])}, ValueError,
         r"0 feature\(s\) \(shape=\(12, 0\)\) while a minimum of 1 is required\."),
     bad("10 one axis", ALL, lambda c: {"x": c.make(X[0])}, ValueError, r"Expected 2D array.*\(4,\).*Reshape your data"),
-    bad("10 no axis", ALL, lambda c: {"x": c.make(X[0, 0])}, ValueError, "Expected 2D array, got 0D.*Reshape your data"),
+    bad("10 no axis", ALL, lambda c: {"x": c.make(X[0, 0])}, ValueError, "Expected 2D array, got 0D.*Reshape"),
     bad("11 three axes", ALL, lambda c: {"x": c.make(X[None])}, ValueError, r"dim 3.*\(1, 12, 4\).*flatten"),
     bad("12 lengths differ", TARGETED, lambda c: {"t": c.make(LABELS[:11])}, ValueError,
         r"inconsistent numbers of samples: \[12, 11\]"),
     bad("12 a single target", TARGETED, lambda c: {"t": c.make(1)}, ValueError, "inconsistent numbers of samples"),
     bad("14 features", ALL, lambda c: {"x": c.make(X[:, :2])}, ValueError,
         r"X has 2 features, but MLP is expecting 4 features as input.*\(12, 2\)"),
-    bad("30 empty batch", ("loss_and_grad",), lambda c: {"x": c.make(X[:0]), "t": LABELS[:0]}, ValueError, "empty batch"),
+    bad("30 empty batch", ("loss_and_grad",), lambda c: {"x": c.make(X[:0]), "t": LABELS[:0]}, ValueError,
+        "loss_and_grad: empty batch"),
 ]  # fmt: skip
 
 KINDS = [
@@ -315,13 +320,14 @@ KINDS = [
     bad("17 dates", ALL, lambda c: {"x": np.zeros((N, FEATURES), "M8[s]")}, ValueError, r"x has dtype .*'<M8\[s\]'"),
     bad("17 records", ALL, lambda c: {"x": np.zeros((N, FEATURES), "f4,i4")}, ValueError, "x has dtype .*'<f4'"),
     bad("17 string labels", TARGETED, lambda c: {"t": LABELS.astype("U")}, ValueError, "string to float: t has dtype"),
-    bad("17 object weights", TARGETED, lambda c: {"sample_weight": np.ones(N, "O")}, ValueError, "sample_weight has dtype"),
+    bad("17 object weights", TARGETED, lambda c: {"sample_weight": np.ones(N, "O")}, ValueError, "sample_weight has"),
     bad("18 sparse", ALL, lambda c: {"x": Sparse()}, TypeError, r"Sparse data was passed for x, dense.*x\.toarray\(\)"),
     bad("18 sparse of torch", ALL, lambda c: {"x": c.make(X).to_sparse()}, TypeError, r"Sparse.*dense: x\.to_dense\(\)",
         only("torch")),
     bad("26 masked x", ALL, lambda c: {"x": np.ma.masked_less(X, 0)}, TypeError, r"masked arrays.*x\.filled"),
     bad("26 masked t", TARGETED, lambda c: {"t": np.ma.masked_less(LABELS, 1)}, TypeError, r"masked arrays.*t\.filled"),
-    bad("26 masked weights", TARGETED, lambda c: {"sample_weight": np.ma.ones(N)}, TypeError, "masked arrays.*sample_weight"),
+    bad("26 masked weights", TARGETED, lambda c: {"sample_weight": np.ma.ones(N)}, TypeError,
+        r"masked arrays.*sample_weight\.filled"),
     bad("26 numpy.matrix", ALL, lambda c: {"x": X.view(np.matrix)}, TypeError, r"numpy\.matrix.*numpy\.asarray\(x\)"),
     bad("49 requires_grad x", ALL, lambda c: {"x": c.make(X).requires_grad_()}, TypeError,
         r"x is a torch tensor with requires_grad=True; pass x\.detach\(\)", only("torch")),
@@ -329,14 +335,14 @@ KINDS = [
         r"x\.detach\(\)", only("torch")),
     bad("49 requires_grad t", TARGETED, lambda c: {"t": c.make(TARGETS).requires_grad_(), "loss": "mse"}, TypeError,
         r"t\.detach\(\)", only("torch")),
-    bad("49 requires_grad weights", TARGETED, lambda c: {"sample_weight": c.make(X[:, 0] ** 2).requires_grad_()}, TypeError,
-        r"sample_weight\.detach\(\)", only("torch")),
+    bad("49 requires_grad weights", TARGETED, lambda c: {"sample_weight": c.make(np.ones(N)).requires_grad_()},
+        TypeError, r"sample_weight\.detach\(\)", only("torch")),
     bad("51 another library", ON_DEVICE, lambda c: {"x": foreign(c)}, ValueError,
         "x and the parameters must use the same namespace: x is a .* array, the parameters are"),
     bad("51 another library, not the host", FROM_HOST, lambda c: {"x": foreign(c)}, ValueError,
         "must use the same namespace: x is a array_api_strict array", apart_from("array_api_strict")),
-    bad("52 another device", ALL, lambda c: {"x": array_api_strict.asarray(X, device=array_api_strict.Device("device2"))},
-        ValueError, r"x is on device device2, the parameters are on (cpu|device1)", only("array_api_strict")),
+    bad("52 another device", ALL, lambda c: {"x": get_backend("array_api_strict", "device2").asarray(X)}, ValueError,
+        r"x is on device device2, the parameters are on (cpu|device1)", only("array_api_strict")),
     bad("52 the meta device", ALL, lambda c: {"x": c.make(X).to("meta")}, ValueError,
         "x is on device meta, the parameters are on", only("torch")),
     bad("52 labels without values", TARGETED, lambda c: {"t": c.make(LABELS).to("meta")}, ValueError,
@@ -348,12 +354,12 @@ KINDS = [
 ]  # fmt: skip
 
 TARGET_ROWS = [
-    *(bad(f"{number} in t", TARGETED, lambda c, v=value, d=dtype: {"t": c.make(changed(TARGETS, (4, 1), v, d)), "loss": "mse"},
-          ValueError, words)
-      for number, value, dtype, words in (
-          ("3 NaN", NAN, "float32", r"Input y contains NaN \(argument t, first at row 4\)"),
-          ("4 infinity", INF, "float32", r"Input y contains infinity \(argument t, first at row 4\)"),
-          ("37 1e300", 1e300, "float64", r"Input y contains a value too large for dtype\('float32'\)"),
+    *(bad(f"{number} in t", TARGETED, lambda c, v=value: {"t": c.make(changed(TARGETS, (4, 1), v, "float64")),
+          "loss": "mse"}, ValueError, words)
+      for number, value, words in (
+          ("3 NaN", NAN, r"Input y contains NaN \(argument t, first at row 4\)"),
+          ("4 infinity", INF, r"Input y contains infinity \(argument t, first at row 4\)"),
+          ("37 1e300", 1e300, r"Input y contains a value too large for dtype\('float32'\)"),
       )),
     bad("3 NaN as a label", TARGETED, lambda c: {"t": c.make(changed(LABELS, 4, NAN, "float32"))}, ValueError,
         "Input y contains NaN"),
@@ -361,7 +367,8 @@ TARGET_ROWS = [
         "requires y to be passed, but the target y is None"),
     bad("19 label = n_classes", TARGETED, lambda c: {"t": c.make(changed(LABELS, 3, 3))}, ValueError,
         r"label 3 at row 3 out of range \[0, 2\]"),
-    bad("19 label 255", TARGETED, lambda c: {"t": c.make(changed(LABELS, 3, 255, "uint8"))}, ValueError, "label 255 at row 3"),
+    bad("19 label 255", TARGETED, lambda c: {"t": c.make(changed(LABELS, 3, 255, "uint8"))}, ValueError,
+        "label 255 at row 3"),
     bad("20 label -1", TARGETED, lambda c: {"t": c.make(changed(LABELS, 3, -1))}, ValueError,
         r"label -1 at row 3 out of range \[0, 2\]"),
     bad("21 float labels", TARGETED, lambda c: {"t": c.make(changed(LABELS, 3, 1.5, "float32"))}, TypeError,
@@ -373,7 +380,7 @@ TARGET_ROWS = [
     bad("22 negative probability", TARGETED, lambda c: {"t": c.make(changed(np.eye(3)[LABELS], 5, [1.5, -0.5, 0.0]))},
         ValueError, "row 5 of t .* lowest is -0.5"),
     bad("22 too few classes", TARGETED, lambda c: {"t": c.make(np.eye(2)[LABELS % 2])}, ValueError,
-        r"t has shape \(12, 2\), cross_entropy of a network with 3 outputs expects integer labels \(12,\) or \(12, 3\)"),
+        r"t has shape \(12, 2\), cross_entropy of .* 3 outputs expects integer labels \(12,\) or \(12, 3\)"),
     bad("22 binary above 1", TARGETED, lambda c: {"t": c.make(changed(abs(np.sign(TARGETS)), (5, 0), 2.0)),
         "loss": "binary_cross_entropy"}, ValueError, r"binary_cross_entropy expects t in \[0, 1\], row 5"),
     bad("22 mse of labels", TARGETED, lambda c: {"loss": "mse"}, ValueError, r"t has shape \(12,\), mse .* \(12, 3\)"),
@@ -383,8 +390,9 @@ TARGET_ROWS = [
         "sample_weight must have at least one non-zero"),
     *(bad(f"25 weight {value}", TARGETED, lambda c, v=value: {"sample_weight": c.make(changed(X[:, 0] ** 2, 7, v))},
           ValueError, "sample_weight contains NaN or infinity") for value in (NAN, INF)),
-    *(bad(f"25 weights of shape {shape}", TARGETED, lambda c, s=shape: {"sample_weight": c.make(np.ones(s))}, ValueError,
-          f"sample_weight has shape {re.escape(str(shape))}, expected .12,.") for shape in ((11,), (N, 1), ())),
+    *(bad(f"25 weights of shape {shape}", TARGETED, lambda c, s=shape: {"sample_weight": c.make(np.ones(s))},
+          ValueError, rf"sample_weight has shape {re.escape(str(shape))}, expected \(12,\)")
+      for shape in ((11,), (N, 1), ())),
     *(bad(f"25 class weights {spec!r}", TARGETED, lambda c, s=spec: {"class_weight": s}, ValueError, words)
       for spec, words in (
           ([1.0, 2.0], "class_weight must be 3 non-negative finite numbers"), ([1.0, NAN, 1.0], "class_weight must"),
@@ -399,7 +407,7 @@ TARGET_ROWS = [
       )),
 ]  # fmt: skip
 
-# -- hyperparameters ----------------------------------------------------------------------------------------------------
+# -- hyperparameters --------------------------------------------------------------------------------------------------
 
 COUNTS = [
     bad(f"27 {name} {value!r}", ("fit",), lambda c, n=name, v=value: {n: v}, ValueError,
@@ -412,7 +420,7 @@ SIZES = [
               lambda c, h=hidden: c.network(4, h, 3)) for hidden in (0, -3, "a", 2.5, True, None)),
     refused("31 no sizes", ValueError, r"MLP: sizes must name inputs and outputs, such as \[784, 10\], got \[4\]",
             lambda c: c.network(4)),
-    refused("31 sizes is a number", TypeError, "sizes must be a sequence .* got 7", lambda c: MLP(7, **c.library.where)),
+    refused("31 sizes is a number", TypeError, "sizes must be a sequence .* got 7", lambda c: MLP(7)),
     refused("31 members", ValueError, r"MLP: members must be an int in the range \[1, inf\)",
             *(lambda c, m=m: c.network(members=m) for m in (0, -1, 1.5, True))),
     refused("31 activations", ValueError, "MLP: 3 activations for 1 hidden layers",
@@ -427,26 +435,29 @@ ABOVE = (1.0, 1.5, -0.1, NAN, INF, "a", None, True)
 NUMBERS = [
     *(refused(f"33 {kind.__name__} learning_rate {rate!r}", ValueError,
               rf"{kind.__name__}: learning_rate must be a number in \(0, inf\), got {re.escape(repr(rate))}",
-              lambda c, k=kind, r=rate: k(r)) for kind in OPTIMIZERS for rate in (NAN, INF, 0.0, -1.0, "fast", True, None)),
+              lambda c, k=kind, r=rate: k(r))
+      for kind in OPTIMIZERS for rate in (NAN, INF, 0.0, -1.0, "fast", True, None)),
     refused("33 an array of rates", ValueError, r"got ndarray of shape \(1000,\)", lambda c: SGD(np.ones(1000))),
     *(refused(f"33 a schedule that gives {rate}", ValueError, f"the schedule gave learning rate {rate} at step 0",
               lambda c, r=rate: c.call("fit", c.x, c.t, optimizer=SGD(schedules.constant(r)))) for rate in (NAN, -1.0)),
-    *(refused(f"34 {kind.__name__} {name}", ValueError, rf"{kind.__name__}: {name} must be a number in {interval}, got ",
+    *(refused(f"34 {kind.__name__} {name}", ValueError, rf"{kind.__name__}: {name} must be a number in {interval}, ",
               *(lambda c, k=kind, n=name, v=v: k(0.1, **{n: v}) for v in values))
       for kind, name, interval, values in (
           (SGD, "momentum", r"\[0, 1\)", ABOVE), (RMSprop, "momentum", r"\[0, 1\)", ABOVE),
-          (RMSprop, "decay", r"\[0, 1\)", ABOVE), (Adam, "beta1", r"\[0, 1\)", ABOVE), (AdamW, "beta2", r"\[0, 1\)", ABOVE),
+          (RMSprop, "decay", r"\[0, 1\)", ABOVE), (Adam, "beta1", r"\[0, 1\)", ABOVE),
+          (AdamW, "beta2", r"\[0, 1\)", ABOVE),
           *((k, "eps", r"\(0, inf\)", (0.0, -1e-8, NAN, INF)) for k in (Adam, AdamW, RMSprop, Adagrad)),
           (AdamW, "weight_decay", r"\[0, inf\)", (-0.1, NAN, INF)),
       )),
-    refused("34 Nesterov without momentum", ValueError, "nesterov=True wants momentum > 0", lambda c: SGD(1, nesterov=True)),
+    refused("34 Nesterov without momentum", ValueError, "SGD: nesterov=True wants momentum > 0",
+            lambda c: SGD(1, nesterov=True)),
     *(bad(f"34 {name} {value}", through, lambda c, n=name, v=value: {n: v}, ValueError,
           rf"(fit|loss_and_grad): {name} must be a finite number {sign} 0, got {re.escape(repr(value))}")
       for name, through, sign in (
           ("l1", ("fit", "loss_and_grad"), ">="), ("l2", ("fit", "loss_and_grad"), ">="),
           ("clip_value", ("fit",), ">"), ("clip_norm", ("fit",), ">"),
       ) for value in (-1e-3, NAN, INF, "a")),
-    bad("34 no clipping at all", ("fit",), lambda c: {"clip_norm": 0.0}, ValueError, "clip_norm must be a finite number > 0"),
+    bad("34 no clipping at all", ("fit",), lambda c: {"clip_norm": 0.0}, ValueError, "clip_norm must be .* > 0"),
     *(bad(f"34 label smoothing {s}", TARGETED, lambda c, s=s: {"loss": partial(cross_entropy, label_smoothing=s)},
           ValueError, r"label_smoothing must be in \[0, 1\), got ") for s in (1.0, -0.1, NAN)),
     *(bad(f"34 huber delta {d}", TARGETED, lambda c, d=d: {"t": c.make(TARGETS), "loss": partial(huber, delta=d)},
@@ -458,12 +469,13 @@ NUMBERS = [
 ]  # fmt: skip
 
 NAMES = [
-    refused(f"35 {what} {name!r}", ValueError, rf"unknown {what} {name!r}: expected one of '{first}'.*; did you mean '{meant}'\?", call)
+    refused(f"35 {what} {name!r}", ValueError,
+            rf"unknown {what} {name!r}: expected one of '{first}'.*; did you mean '{meant}'\?", call)
     for what, name, first, meant, call in (
         ("activation", "rellu", "identity", "relu", lambda c: c.network(activation="rellu")),
         ("activation", "rellu", "identity", "relu", lambda c: c.network(4, 3, activation="rellu")),
         ("init", "he_norml", "he_normal", "he_normal", lambda c: c.network(init="he_norml")),
-        ("loss", "crossentropy", "cross_entropy", "cross_entropy", lambda c: c.call("evaluate", c.x, c.t, loss="crossentropy")),
+        ("loss", "entropy", "cross_entropy", "cross_entropy", lambda c: c.call("evaluate", c.x, c.t, loss="entropy")),
         ("loss", "msee", "cross_entropy", "mse", lambda c: c.call("loss_and_grad", c.x, c.t, loss="msee")),
         ("optimizer", "adamm", "sgd", "adam", lambda c: c.call("fit", c.x, c.t, optimizer="adamm")),
         ("matmul_precision", "tf23", "float32", "tf32", lambda c: c.network(matmul_precision="tf23")),
@@ -472,8 +484,9 @@ NAMES = [
     )
 ] + [
     refused("35 dtype", ValueError, "dtype must be 'float32' or 'float64', got 'float16'",
-            lambda c: c.network(dtype="float16"), lambda c: c.network(dtype=np.float16), lambda c: c.model.to(dtype="float16")),
-    refused("35 an optimizer without update", TypeError, "optimizer must be a name or have init, row and update; got float",
+            lambda c: c.network(dtype="float16"), lambda c: c.network(dtype=np.float16),
+            lambda c: c.model.to(dtype="float16")),
+    refused("35 an optimizer without update", TypeError, "optimizer must be a name or have init, row and update; got",
             lambda c: c.call("fit", c.x, c.t, optimizer=0.1)),
     refused("35 a very long name", ValueError, r"unknown activation 'xxx.*\.\.\..*: expected",
             lambda c: c.network(activation="x" * 10_000)),
@@ -484,24 +497,26 @@ SEEDS = [
             lambda c, s=seed: c.network(seed=s), lambda c, s=seed: c.call("fit", c.x, c.t, seed=s))
     for seed in (-1, "x", 2**64, 1.5, True)
 ] + [
-    refused("58 seeds of members", ValueError, "MLP: 2 seeds for members=3", lambda c: c.network(members=3, seed=[1, 2])),
+    refused("58 seeds of members", ValueError, "MLP: 2 seeds for members=3",
+            lambda c: c.network(members=3, seed=[1, 2])),
 ]  # fmt: skip
 
-# -- what is noticed later, and what works ------------------------------------------------------------------------------
+# -- what is noticed later, and what works ----------------------------------------------------------------------------
 
 
 def _explodes(case: Case) -> None:
     """36: the error names epoch, batch and layer, and the parameters of the last good step are kept."""
-    options = {"epochs": 1, "batch_size": 5, "shuffle": False, "progress": False, "optimizer": SGD(1e30)}
+    options = {"epochs": 1, "batch_size": 6, "shuffle": False, "progress": False, "optimizer": SGD(1e30)}
     model, twin = (case.network(activation="identity") for _ in range(2))
     with pytest.raises(
         NonFiniteError, match="fit: epoch 1, batch 2: the outputs of layer 1 are NaN or infinity"
     ) as caught:
         portnn.fit(model, case.x, case.t, **options)
     _check_message(str(caught.value))
-    portnn.fit(twin, case.make(X[:5]), case.make(LABELS[:5]), **options)
+    portnn.fit(twin, case.make(X[:6]), case.make(LABELS[:6]), **options)
     assert np.isfinite(case.library.to_numpy(model.params)).all()
-    assert_same(case.library.to_numpy(model.params), case.library.to_numpy(twin.params))
+    kept, expected = case.library.to_numpy(model.params), case.library.to_numpy(twin.params)
+    assert_within(kept, expected, first_gradient(expected, "float32"))  # JAX replays a compiled chunk step by step
 
 
 def _sure_and_wrong(case: Case) -> None:
@@ -529,7 +544,7 @@ def _clips_the_batch(case: Case) -> None:
 
 def _lonely_sample(case: Case) -> None:
     """29: a last batch of one sample, and a set of one."""
-    for n, batch_size in ((11, 5), (1, 1)):
+    for n, batch_size in ((7, 6), (1, 1)):
         history = case.call("fit", case.make(X[:n]), case.make(LABELS[:n]), batch_size=batch_size, epochs=2)
         assert np.isfinite(history["loss"]).all()
         assert np.isfinite(case.library.to_numpy(case.model.params)).all()
@@ -571,7 +586,7 @@ def _numpy_numbers(case: Case) -> None:
     """33, 58: NumPy's scalars are numbers, and do not widen float32."""
     model = case.network(seed=np.int64(3))
     twin = case.network(seed=3)
-    options = {"progress": False, "epochs": np.int64(1), "batch_size": np.uint8(5), "seed": np.uint64(2**64 - 1)}
+    options = {"progress": False, "epochs": np.int64(1), "batch_size": np.uint8(6), "seed": np.uint64(2**64 - 1)}
     portnn.fit(
         model, case.x, case.t, optimizer=Adam(np.float64(0.1), beta1=np.float32(0.5)), l2=np.float64(0.1), **options
     )
@@ -600,7 +615,7 @@ def _no_float64(case: Case) -> None:
     assert lacking or array_api_strict.__version__ < "2.5", "this version of array_api_strict has such devices"
     for device in lacking:
         model = MLP([FEATURES, CLASSES], backend="array_api_strict", device=device)
-        history = portnn.fit(model, X, TARGETS, loss="mse", batch_size=5, epochs=2, progress=False)
+        history = portnn.fit(model, X, TARGETS, loss="mse", batch_size=6, epochs=2, progress=False)
         assert history["loss"][1] < history["loss"][0]
         with pytest.raises(ValueError, match=f"array_api_strict on {device} has no float64; use dtype='float32'"):
             MLP([FEATURES, CLASSES], backend="array_api_strict", device=device, dtype="float64")
@@ -627,7 +642,7 @@ WORKS = [
     works("50 targets of another library", _follows_x),
     works("50 predictions for the host", _out_follows_in),
     works("55 no float64", _no_float64, only("array_api_strict")),
-    Row("39 NaN in a weight", _nan_weight, ValueError, r"(fit|evaluate|predict|MLP\.save): weights\[1\] of the model holds NaN"),
+    Row("39 NaN in a weight", _nan_weight, ValueError, r"(fit|evaluate|predict|MLP\.save): weights\[1\] of the model"),
 ]  # fmt: skip
 
 ROWS = [
@@ -667,8 +682,7 @@ def test_bad_input(row: Row, library: Any) -> None:
             continue
         model = case.model
         before = [_bits(model.params), *map(_bits, arguments.values())]
-        with warnings.catch_warnings(), pytest.raises(row.error, match=row.words) as caught:
-            warnings.simplefilter("error")
+        with pytest.raises(row.error, match=row.words) as caught:
             call()
         assert type(caught.value) is row.error, f"{type(caught.value).__name__} is not {row.error.__name__} itself"
         _check_message(str(caught.value))

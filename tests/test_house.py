@@ -107,7 +107,7 @@ def is_namespace(node: ast.AST) -> bool:
     return getattr(node, "id", getattr(node, "attr", "")) == "xp"
 
 
-# -- the rules ------------------------------------------------------------------------------------------------------
+# -- the rules --------------------------------------------------------------------------------------------------------
 
 
 def names_a_library(tree: ast.Module) -> Iterator[str]:
@@ -374,10 +374,11 @@ def test_tolerances_live_in_one_file() -> None:
     assert not complaints, "\n".join(complaints)
 
 
-# -- docstrings -----------------------------------------------------------------------------------------------------
+# -- docstrings -------------------------------------------------------------------------------------------------------
 
 WITHOUT_EXAMPLE = {
     "Optimizer": "what all optimizers share: there is nothing to run",
+    "Purpose": "the names of the streams of random numbers",
 }
 
 
