@@ -58,6 +58,8 @@ def main() -> int:
     say(f"portnn {portnn.__version__} on {args.backend} {model.backend.version}, device {model.backend.device_name}")
     say(f"data      {name}: {len(t_train)} samples to train, {len(t_test)} to test, {x_train.shape[1]} features")
     say(f"network   {' - '.join(map(str, model.sizes))}, {preset.activation}, {model.n_params} parameters")
+    configuration = {k: v for k, v in dataclasses.asdict(preset).items() if k not in ("init", "notes")}
+    configuration["learning_rate"] = preset.rate
     steps = preset.epochs * -(-len(t_train) // preset.batch_size)
     optimizer = preset.make_optimizer(steps)
     say(
@@ -111,7 +113,7 @@ def main() -> int:
             "sizes": model.sizes,
             "n_params": model.n_params,
             "preset": args.preset,
-            "configuration": {k: v for k, v in dataclasses.asdict(preset).items() if k not in ("init", "notes")},
+            "configuration": configuration,
             "history": dict(history),
             "interrupted": history.interrupted,
             "train_accuracy_before": before["train"],
@@ -158,7 +160,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--clip-value", type=float)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dataset", default="auto", help="auto, mnist, digits, or a .csv or .safetensors file")
+    parser.add_argument(
+        "--dataset", default="auto", help="auto, mnist, digits, a folder of IDX files, or a .csv or .safetensors file"
+    )
     parser.add_argument("--data-dir", help="the folder that holds mnist/; default: PORTNN_DATA, then data/")
     parser.add_argument("--save", metavar="FILE", help="write the model as safetensors")
     parser.add_argument("--plot", metavar="DIR", help="write pictures as PNG")
@@ -193,6 +197,8 @@ def load(args: argparse.Namespace, say: Any) -> tuple[str, tuple[np.ndarray, ...
             args.dataset = "digits"
     if args.dataset == "digits":
         return "digits", portnn.datasets.load_digits()
+    if Path(args.dataset).is_dir():
+        return Path(args.dataset).name, load_idx(Path(args.dataset))
     table = ".csv" in Path(args.dataset).suffixes
     read = portnn.datasets.read_csv if table else portnn.datasets.read_safetensors
     try:
@@ -204,6 +210,20 @@ def load(args: argparse.Namespace, say: Any) -> tuple[str, tuple[np.ndarray, ...
     x = to_unit(x)
     train, held = split(len(t), 0.2, args.seed, "--dataset")
     return Path(args.dataset).name, (x[train], t[train], x[held], t[held])
+
+
+def load_idx(folder: Path) -> tuple[np.ndarray, ...]:
+    """Return a data set of IDX files under MNIST's names, such as Fashion-MNIST."""
+    arrays: list[np.ndarray] = []
+    for kind in ("train", "t10k"):
+        names = (f"{kind}-images*", f"{kind}-labels*")
+        paths = [next(iter(sorted(folder.glob(name))), folder / name) for name in names]
+        try:
+            images, labels = portnn.datasets.read_idx_pair(*paths)
+        except (OSError, portnn.FormatError) as error:
+            raise SystemExit(f"--dataset: {error}") from None
+        arrays += [to_unit(images.reshape(len(images), -1)), labels.astype("int64")]
+    return tuple(arrays)
 
 
 def to_unit(pixels: np.ndarray) -> np.ndarray:

@@ -37,9 +37,14 @@ class Preset:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
 
+    @property
+    def rate(self) -> float:
+        """Return the learning rate, or the one that suits the optimizer where none is given."""
+        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+
     def make_optimizer(self, steps: int) -> portnn.optimizers.Optimizer:
         """Return the optimizer for a run of ``steps`` updates."""
-        rate: Any = self.learning_rate if self.learning_rate is not None else RATES[self.optimizer]
+        rate: Any = self.rate
         if self.schedule == "cosine":
             rate = portnn.schedules.cosine(rate, steps)
         if self.optimizer in ("momentum", "nesterov"):

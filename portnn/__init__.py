@@ -3,8 +3,18 @@
 This file only hands names on.
 """
 
-from portnn import activations, datasets, initializers, losses, optimizers, primitives, random, schedules, testing
-from portnn.backends import available as backends
+from portnn import (
+    activations,
+    backends,
+    datasets,
+    initializers,
+    losses,
+    optimizers,
+    primitives,
+    random,
+    schedules,
+    testing,
+)
 from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.evaluation import evaluate, predict
 from portnn.mlp import MLP

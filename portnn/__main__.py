@@ -7,12 +7,13 @@ import platform
 import sys
 
 import portnn
+from portnn.backends import available
 
 
 def info() -> None:
     """Print one line per array library: version, devices and dtypes, or why it cannot be used."""
     print(f"portnn {portnn.__version__}, Python {platform.python_version()} on {platform.platform()}")
-    for backend in portnn.backends().values():
+    for backend in available().values():
         if backend.usable:
             print(f"  {backend.name:17} {backend.version:14} {', '.join(backend.devices)}; {', '.join(backend.dtypes)}")
             if backend.why_not:

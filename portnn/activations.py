@@ -305,6 +305,8 @@ def get_activation(spec: Any) -> Activation:
     if callable(spec):
         return spec
     found = _parse_activation(spec) if isinstance(spec, str) else None
+    if found is None and isinstance(spec, str) and re.fullmatch(r"leaky_relu\(-?[\d.]+(e\d+)?\)", spec):
+        raise ValueError(f"MLP: the slope of leaky_relu must be in [0, 1], got {spec[11:-1]}")
     return found or ACTIVATIONS[one_of("activation", spec, ACTIVATIONS)]
 
 
@@ -317,9 +319,7 @@ def _parse_activation(text: str) -> Activation | None:
         value = float(number)
     except ValueError:
         return None
-    if name == "leaky_relu":
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"MLP: the slope of leaky_relu must be in [0, 1], got {value:g}")
+    if name == "leaky_relu" and 0.0 <= value <= 1.0:
         return functools.partial(leaky_relu, slope=value)
     if name == "elu" and math.isfinite(value) and value > 0.0:
         return functools.partial(elu, alpha=value)
@@ -336,10 +336,12 @@ def describe_activation(activation: Activation) -> str:
 
     """
     if isinstance(activation, functools.partial) and len(activation.keywords) == 1 and not activation.args:
-        if activation.func is leaky_relu and "slope" in activation.keywords:
-            return f"leaky_relu({activation.keywords['slope']!r})"
-        if activation.func is elu and "alpha" in activation.keywords:
-            return f"elu({activation.keywords['alpha']!r})"
+        ((name, value),) = activation.keywords.items()
+        if (activation.func, name) in ((leaky_relu, "slope"), (elu, "alpha")):
+            text = f"{activation.func.__name__}({value})"
+            parsed = _parse_activation(text)
+            if isinstance(parsed, functools.partial) and parsed.keywords[name] == value:
+                return text
     for name, function in ACTIVATIONS.items():
         if function is activation:
             return name

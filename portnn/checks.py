@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy
 
-from portnn.backends import HOST, Array, Backend, get_backend
+from portnn.backends import HOST, Array, Backend, get_backend, namespace
 from portnn.errors import reason, shown
 from portnn.losses import Loss
 
@@ -206,6 +206,22 @@ def check_targets(t: Any, loss: Loss, n_samples: int, n_outputs: int, dtype_name
     return t
 
 
+def check_traced_targets(t: Array, loss: Loss, n_samples: int, n_outputs: int, dtype: Any, who: str) -> Array:
+    """Return targets whose values cannot be read (inside ``jit``), by their metadata: shaped and cast."""
+    xp = namespace(t)
+    if loss.kind == "classes" and t.ndim == 1 and xp.isdtype(t.dtype, "integral"):
+        good = t.shape == (n_samples,)
+    else:
+        t = t[:, None] if t.ndim == 1 and n_outputs == 1 else t
+        good = tuple(t.shape) == (n_samples, n_outputs)
+        t = t if t.dtype == dtype else xp.astype(t, dtype)
+    if not good:
+        raise ValueError(
+            f"{who}: t has shape {tuple(t.shape)}, {loss.name} expects one row for each of {n_samples} samples"
+        )
+    return t
+
+
 def _check_labels(t: numpy.ndarray, n_classes: int, who: str) -> numpy.ndarray:
     if t.dtype.kind not in "iub":
         raise TypeError(
@@ -272,14 +288,22 @@ def _memberships(t: numpy.ndarray, n_classes: int) -> numpy.ndarray:
 
 
 def fold_class_weights(
-    weights: numpy.ndarray | None, t: numpy.ndarray, loss: Loss, sample_weight: numpy.ndarray | None
+    weights: numpy.ndarray | None, t: numpy.ndarray, loss: Loss, sample_weight: numpy.ndarray | None, who: str
 ) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """Return (sample_weight, output_share): a class weighs its samples; without classes a weight is an output's."""
     if weights is None:
         return _scaled(sample_weight), None
     if loss.kind == "classes" or (loss.kind == "binary" and t.shape[1] == 1):
         own = _memberships(t, weights.shape[0]) @ _scaled(weights)
-        return _scaled(own if sample_weight is None else own * _scaled(sample_weight)), None
+        own = own if sample_weight is None else own * _scaled(sample_weight)
+        if not own.any():
+            raise ValueError(f"{who}: class_weight times sample_weight must have at least one non-zero number")
+        return _scaled(own), None
+    if not loss.by_output:
+        raise ValueError(
+            f"{who}: class_weight means nothing to the loss {loss.name!r}; if its targets are labels, hand it in as "
+            f"portnn.losses.Loss({loss.name!r}, function, 'classes')"
+        )
     share = weights / weights.max()
     return _scaled(sample_weight), share / share.sum()
 

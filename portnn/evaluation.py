@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
 from portnn import checks
 from portnn.backends import HOST, Array, Backend
 from portnn.backends.base import Batch, Metrics
-from portnn.feed import Feed
+from portnn.feed import Feed, as_index, take_rows
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
+from portnn.primitives import unpacked
 
 
 def evaluate(
@@ -40,13 +41,9 @@ def evaluate(
     who = "evaluate"
     entry = get_loss(loss)
     model.check_finite(who)
-    x, t, weight, share = checked(model, entry, x, t, sample_weight, class_weight, who)
-    backend, dtype = model.backend, model.params.dtype
-    with backend.scope(model.matmul_precision):
-        cast = None if weight is None else weight.astype(model.dtype)
-        output_share = None if share is None else backend.asarray(share, dtype)
-        feed = Feed(backend, x, {"t": t, "weight": cast}, dtype)
-        return judged(model, make_judge(model, entry, output_share), feed)
+    with model.scope():
+        data = checked(model, entry, x, t, sample_weight, class_weight, who)
+        return judged(model, make_judge(model, entry, data.share), data.feed(model, one_pass=True))
 
 
 def predict(model: MLP, x: Array) -> Array:
@@ -64,30 +61,56 @@ def predict(model: MLP, x: Array) -> Array:
     who = "predict"
     model.check_finite(who)
     backend, on_host = model.backend, not model.backend.owns(x)
-    _place(model, x, who)
-    checks.check_samples(who, x=x)
-    checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
-    with backend.scope(model.matmul_precision):
-        feed = Feed(backend, x, {}, model.params.dtype)
+    with model.scope():
+        _place(model, x, who)
+        checks.check_samples(who, x=x)
+        checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
+        feed = Feed(backend, x, {}, model.params.dtype, one_pass=True)
         outputs = [model.apply(model.params, batch["x"]) for batch in feed.in_order()]
         if on_host:
             return numpy.concatenate([backend.to_numpy(y) for y in outputs], axis=-2)
         return backend.xp.concat(outputs, axis=-2)
 
 
-def checked(
-    model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str
-) -> tuple[Array, numpy.ndarray, numpy.ndarray | None, numpy.ndarray | None]:
-    """Return x, host targets, host sample weights and the share of each output, all checked, before any kernel."""
+class Data(NamedTuple):
+    """Samples that have been checked: x where it was, the rest on the host.
+
+    ``weight`` is one number per sample or None, ``share`` one per output or None, ``classes`` one per class or None.
+    """
+
+    x: Array
+    t: numpy.ndarray
+    weight: numpy.ndarray | None
+    share: numpy.ndarray | None
+    classes: numpy.ndarray | None
+
+    def feed(self, model: MLP, *, one_pass: bool = False) -> Feed:
+        """Return the batches of these samples."""
+        weight = None if self.weight is None else self.weight.astype(model.dtype)
+        others = {"t": self.t, "weight": weight}
+        return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass)
+
+    def rows(self, index: numpy.ndarray, model: MLP, who: str) -> Data:
+        """Return some of the samples."""
+        home = model.backend if model.backend.owns(self.x) else HOST
+        weight = None if self.weight is None else self.weight[index]
+        if weight is not None and not weight.any():
+            raise ValueError(f"{who}: the weights of one side of the split are all zero")
+        x = take_rows(home, self.x, as_index(home, index, self.x.shape[0]))
+        return self._replace(x=x, t=self.t[index], weight=weight)
+
+
+def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str) -> Data:
+    """Look at everything that was handed in, before any kernel."""
     _place(model, x, who)
     n = checks.check_samples(who, x=x)
     n_outputs = model.sizes[-1]
     host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
     weight = checks.check_sample_weight(sample_weight, n, who)
     classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
-    weight, share = checks.fold_class_weights(classes, host, loss, weight)
+    weight, share = checks.fold_class_weights(classes, host, loss, weight, who)
     checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
-    return x, host, weight, share
+    return Data(x, host, weight, share, classes)
 
 
 def _place(model: MLP, x: Array, who: str) -> None:
@@ -98,15 +121,17 @@ def _place(model: MLP, x: Array, who: str) -> None:
     checks.check_features(x, model.sizes[0], who)
 
 
-def make_judge(model: MLP, loss: Loss, output_share: Array | None) -> Callable[[Array, Batch], Metrics]:
+def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[[Array, Batch], Metrics]:
     """Return the function (params, batch) -> sums of loss, weights and right answers."""
     xp, count = model.backend.xp, counter(model.backend, loss)
-    options = {} if output_share is None else {"output_share": output_share}
+    options = {} if share is None else {"output_share": model.backend.asarray(share, model.params.dtype)}
 
     def judge(params: Array, batch: Batch) -> Metrics:
         y, weight = model.apply(params, batch["x"]), batch.get("weight")
-        values, _ = loss.pair(y, batch["t"], **options)
+        values, _ = unpacked(loss.pair(y, batch["t"], **options), "loss")
         if values.ndim < y.ndim - 1:  # a user's loss that has taken the mean itself
+            if weight is not None:
+                raise ValueError(f"loss {loss.name!r} returns one number per batch: sample weights need one per sample")
             values = values * y.shape[-2]
         else:
             values = xp.sum(values if weight is None else values * weight, axis=-1)

@@ -29,15 +29,25 @@ class Feed:
         Host arrays of n rows, such as targets and weights; None is left out.
     dtype
         Of the batches of x.
+    one_pass
+        The samples are gone through once only: host rows are moved chunk by chunk whatever the room.
 
     """
 
     def __init__(
-        self, backend: Backend, x: Array, others: dict[str, numpy.ndarray | None], dtype: Any, share: float = 0.6
+        self,
+        backend: Backend,
+        x: Array,
+        others: dict[str, numpy.ndarray | None],
+        dtype: Any,
+        share: float = 0.6,
+        *,
+        one_pass: bool = False,
     ) -> None:
         self.backend, self.dtype, self.n = backend, dtype, int(x.shape[0])
         free = backend.free_memory()
-        self.streamed = not backend.owns(x) and free is not None and x.nbytes > share * free
+        elsewhere = not backend.owns(x)
+        self.streamed = elsewhere and (one_pass or (free is not None and x.nbytes > share * free))
         self.x = x if self.streamed or backend.owns(x) else self._move(x)
         self.others = {name: backend.asarray(a) for name, a in others.items() if a is not None}
 

@@ -210,5 +210,5 @@ def get_initializer(spec: Any) -> Initializer:
 
     """
     if callable(spec):
-        return spec
+        return spec() if spec in INITIALIZERS.values() else spec  # he_normal for he_normal()
     return INITIALIZERS[one_of("init", spec, INITIALIZERS)]()

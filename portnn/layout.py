@@ -73,6 +73,8 @@ def layout(sizes: list[int], activation: Any, bias: Any) -> tuple[Layer, ...]:
         get_activation(activation)  # a wrong name is an error in a linear model too
     layers, start = [], 0
     for i, with_bias in enumerate(per_layer("bias", bias, n)):
+        if not isinstance(with_bias, bool):
+            raise ValueError(f"MLP: bias must be True, False or one of them per layer, got {shown(bias)}")
         fan_in, fan_out = sizes[i], sizes[i + 1]
         weight = slice(start, start + fan_in * fan_out)
         start = weight.stop + (fan_out if with_bias else 0)

@@ -188,29 +188,33 @@ class Loss(NamedTuple):
     """A loss as the trainer sees it.
 
     ``kind`` says what the targets are: ``"classes"`` (labels or rows of probabilities), ``"binary"`` (each output in
-    [0, 1]) or ``"values"``; it decides how they are checked and whether an accuracy can be counted.
+    [0, 1]) or ``"values"``; it decides how they are checked and whether an accuracy can be counted. ``by_output`` says
+    that the pair takes ``output_share``, the weights of the outputs.
 
     Examples
     --------
-    >>> get_loss("mse").kind
-    'values'
+    A classification loss of your own takes labels and class weights once its kind is said:
+
+    >>> Loss("smooth", lambda y, t: cross_entropy(y, t, 0.1), "classes").kind
+    'classes'
 
     """
 
     name: str
     pair: Callable[..., Pair]
-    kind: str
+    kind: str = "values"
+    by_output: bool = False
 
 
 LOSSES = {
     loss.name: loss
     for loss in (
         Loss("cross_entropy", cross_entropy, "classes"),
-        Loss("binary_cross_entropy", binary_cross_entropy, "binary"),
-        Loss("mse", mse, "values"),
-        Loss("mae", mae, "values"),
-        Loss("huber", huber, "values"),
-        Loss("poisson", poisson, "values"),
+        Loss("binary_cross_entropy", binary_cross_entropy, "binary", True),
+        Loss("mse", mse, "values", True),
+        Loss("mae", mae, "values", True),
+        Loss("huber", huber, "values", True),
+        Loss("poisson", poisson, "values", True),
     )
 }
 
@@ -218,8 +222,9 @@ LOSSES = {
 def get_loss(spec: Any) -> Loss:
     """Return the loss for a name, for one of the functions above, for a partial of one, or for a user's own pair.
 
-    A user's pair may also return the mean over the batch, a scalar, in place of one value per sample; sample weights
-    then have nothing to act on and are refused.
+    For a pair of yours with labels as targets hand in ``Loss(name, pair, "classes")``. A pair may also return the mean
+    over the batch, a scalar, in place of one value per sample; sample weights then have nothing to act on and are
+    refused.
 
     Examples
     --------

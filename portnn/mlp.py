@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from portnn import checks, model_file
 from portnn.activations import describe_activation
-from portnn.backends import HOST, Array, device, dtype_name, get_backend, namespace, one_of
+from portnn.backends import HOST, Array, device, dtype_name, get_backend, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
-from portnn.losses import get_loss, penalty, weighted_mean
-from portnn.primitives import Pullback, linear
+from portnn.losses import Loss, get_loss, penalty, weighted_mean
+from portnn.network import forward, weights_of
+from portnn.primitives import Pair, unpacked
 
 
 class MLP:
@@ -139,53 +141,35 @@ class MLP:
 
     def weights_of(self, params: Array) -> tuple[Array, ...]:
         """Return the views of the weights in any vector like ``params``, a gradient for example."""
-        xp, lead = namespace(params), params.shape[:-1]
-        return tuple(xp.reshape(params[..., a.weight], (*lead, a.fan_in, a.fan_out)) for a in self.layers)
+        return weights_of(self.layers, params)
 
     # -- forward and backward ---------------------------------------------------------------------------------
+
+    def forward(self, params: Array, x: Array) -> Pair:
+        """Return raw outputs and the pullback ``d_params, dx = vjp(dy)`` for given parameters.
+
+        A pure function of ``params``, ``(n_params,)`` or ``(members, n_params)``, and ``x``, ``(batch, n_features)``,
+        which may be arrays of any conforming library, traced or recorded.
+        """
+        with self.scope():
+            y, pullback = forward(self.layers, params, x)
+
+        def vjp(dy: Array) -> tuple[Array, ...]:
+            with self.scope():
+                return pullback(dy)
+
+        return y, vjp
 
     def apply(self, params: Array, x: Array) -> Array:
         """Return the raw outputs for given parameters: the pure twin of calling the model.
 
-        Works on arrays of any conforming library, under ``jax.jit`` and ``jax.grad``, and with autograd tensors.
-
-        Parameters
-        ----------
-        params
-            ``(n_params,)`` or ``(members, n_params)``.
-        x
-            ``(batch, n_features)`` in the dtype of ``params``.
-
+        Arguments as for :meth:`forward`; works under ``jax.jit`` and ``jax.grad``, and with autograd tensors.
         """
         return self.forward(params, x)[0]
 
-    def forward(
-        self, params: Array, x: Array, *, zero: Array | None = None, input_gradient: bool = True
-    ) -> tuple[Array, Pullback]:
-        """Return raw outputs and the pullback ``d_params, dx = vjp(dy)``, as a pure function of ``params`` and ``x``.
-
-        ``zero`` is a 0-d zero in the parameters' dtype and device, for callers that run many steps;
-        ``input_gradient=False`` leaves dx out (None).
-        """
-        xp = namespace(params)
-        if zero is None:
-            zero = xp.zeros((), dtype=params.dtype, device=device(params))
-        pullbacks = []
-        for i, (layer, weight) in enumerate(zip(self.layers, self.weights_of(params), strict=True)):
-            bias = None if layer.bias is None else params[..., layer.bias]
-            x, affine = linear(x, weight, bias, input_gradient=input_gradient or i > 0)
-            x, activation = layer.activation(x, zero) if layer.compares_with_zero else layer.activation(x)
-            pullbacks.append((affine, activation))
-
-        def vjp(dy: Array) -> tuple[Array, ...]:
-            pieces: list[Array] = []
-            for affine, activation in reversed(pullbacks):
-                dz = activation(dy)
-                dy, dweight, *dbias = affine(dz[0] if isinstance(dz, tuple) else dz)
-                pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias]
-            return _join(xp, pieces), dy
-
-        return x, vjp
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return the context in which this model computes: its device, and the precision of its products."""
+        return self.backend.scope(self.matmul_precision)
 
     def __call__(self, x: Array) -> Array:
         """Return the raw outputs, ``(batch, n_outputs)`` or ``(members, batch, n_outputs)``, for a batch of inputs.
@@ -193,10 +177,10 @@ class MLP:
         ``x`` is an array of the parameters' library, on their device; another dtype is cast. For logits of a
         classifier, the class is the largest and softmax gives the probabilities.
         """
-        with self.backend.scope(self.matmul_precision):
+        with self.scope():
             return self.apply(self._params, self._input(x, "MLP"))
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+    def vjp(self, x: Array) -> Pair:
         """Return raw outputs y and the pullback ``d_params, dx = vjp(dy)``.
 
         ``dy`` has the shape of y, ``d_params`` that of ``params``, ``dx`` that of ``x``.
@@ -211,14 +195,8 @@ class MLP:
         (array([3., 4., 1.]), True)
 
         """
-        with self.backend.scope(self.matmul_precision):
-            y, pullback = self.forward(self._params, self._input(x, "MLP.vjp"))
-
-        def vjp(dy: Array) -> tuple[Array, ...]:
-            with self.backend.scope(self.matmul_precision):
-                return pullback(dy)
-
-        return y, vjp
+        with self.scope():
+            return self.forward(self._params, self._input(x, "MLP.vjp"))
 
     def loss_and_grad(
         self,
@@ -263,27 +241,32 @@ class MLP:
         (0.693147, array([-0.5,  0.5, -1. ,  1. , -0.5,  0.5]))
 
         """
-        who = "loss_and_grad"
-        entry = get_loss(loss)
+        with self.scope():
+            return self._loss_and_grad(x, t, get_loss(loss), sample_weight, class_weight, l1, l2)
+
+    def _loss_and_grad(
+        self, x: Array, t: Array, loss: Loss, sample_weight: Any, class_weight: Any, l1: float, l2: float
+    ) -> tuple[Array, Array]:
+        who, n_outputs, dtype = "loss_and_grad", self.sizes[-1], self._params.dtype
         self._check(x, who)
         n = checks.check_samples(who, x=x[0, ...] if x.ndim == 3 else x)
         if self.backend.is_concrete(x):
             checks.check_finite(x, self.backend, self.dtype, who)
-        x = self._input(x, who)
+        weight, share = sample_weight, None
         if t is not None and self.backend.owns(t) and not self.backend.is_concrete(t):
-            weight, share = sample_weight, None
+            if class_weight is not None:
+                raise ValueError(f"{who}: class_weight needs the values of t, which is traced; use sample_weight")
+            t = checks.check_traced_targets(t, loss, n, n_outputs, dtype, who)
         else:
-            host = checks.check_targets(t, entry, n, self.sizes[-1], self.dtype, who)
+            host = checks.check_targets(t, loss, n, n_outputs, self.dtype, who)
             weight = checks.check_sample_weight(sample_weight, n, who)
-            classes = checks.class_weights(class_weight, host, entry, self.sizes[-1], who)
-            weight, share = checks.fold_class_weights(classes, host, entry, weight)
+            classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
+            weight, share = checks.fold_class_weights(classes, host, loss, weight, who)
             t = self.backend.asarray(host)
-            dtype = self._params.dtype
             weight = None if weight is None else self.backend.asarray(weight, dtype)
             share = None if share is None else self.backend.asarray(share, dtype)
-        with self.backend.scope(self.matmul_precision):
-            objective = self.objective(entry, output_share=share, l1=l1, l2=l2, who=who)
-            value, grad, _ = objective(self._params, x, t, weight)
+        objective = self.objective(loss, output_share=share, l1=l1, l2=l2, who=who)
+        value, grad, _ = objective(self._params, self._input(x, who), t, weight)
         return value, grad
 
     def objective(
@@ -305,8 +288,10 @@ class MLP:
         decayed = self.decayed() if l1 or l2 else None
 
         def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
-            y, pullback = self.forward(params, x, zero=zero, input_gradient=False)
-            values, loss_pullback = pair(y, t)
+            y, pullback = forward(self.layers, params, x, zero=zero, input_gradient=False)
+            values, loss_pullback = unpacked(pair(y, t), "loss")
+            if values.dtype != y.dtype:
+                raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
             if values.ndim == y.ndim - 1:
                 if weight is None:
                     value, share = weighted_mean(values, one, y.shape[-2])
@@ -334,6 +319,15 @@ class MLP:
         self._check(x, who)
         return x if x.dtype == self._params.dtype else self.backend.xp.astype(x, self._params.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy the parameters as a host array; the library is opened anew where they are read."""
+        return {**self.__dict__, "_params": self.backend.to_numpy(self._params)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the parameters back on their device."""
+        self.__dict__.update(state)
+        self._params = self.backend.asarray(self._params, self.backend.float_dtype(self.dtype), copy=True)
+
     # -- copies and files -------------------------------------------------------------------------------------
 
     def to(self, *, backend: Any = None, device: Any = None, dtype: str | None = None) -> MLP:
@@ -346,7 +340,11 @@ class MLP:
         'float64'
 
         """
-        target = self.backend if backend is None and device is None else get_backend(backend or self.backend, device)
+        target = (
+            self.backend
+            if backend is None and device is None
+            else get_backend(self.backend if backend is None else backend, device)
+        )
         new = object.__new__(MLP)
         new.__dict__.update(self.__dict__)
         new.backend, new.dtype = target, self.dtype if dtype is None else dtype_name(dtype)
@@ -355,10 +353,15 @@ class MLP:
 
     def check_finite(self, who: str) -> None:
         """Raise ValueError that names the first weight or bias with a NaN or an infinity."""
-        for kind, arrays in (("weights", self.weights), ("biases", self.biases)):
-            for i, a in enumerate(arrays):
-                if a is not None and not bool(self.backend.xp.all(self.backend.xp.isfinite(a))):
-                    raise ValueError(f"{who}: {kind}[{i}] of the model holds NaN or infinity; train or load it again")
+        xp = self.backend.xp
+        with self.scope():
+            if bool(xp.all(xp.isfinite(self._params))):
+                return
+            for kind, arrays in (("weights", self.weights), ("biases", self.biases)):
+                for i, a in enumerate(arrays):
+                    if a is not None and not bool(xp.all(xp.isfinite(a))):
+                        message = f"{who}: {kind}[{i}] of the model holds NaN or infinity; train or load it again"
+                        raise ValueError(message)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a safetensors file, whole or not at all.
@@ -383,13 +386,3 @@ class MLP:
         model.params = params
         model.check_finite("MLP.load")
         return model.to(backend=backend, device=device, dtype=dtype)
-
-
-def _join(xp: Any, pieces: list[Array]) -> Array:
-    """Concatenate along the last axis, eight at a time: more would be an upload from the host on CuPy."""
-    while len(pieces) > 1:
-        pieces = [
-            xp.concat(pieces[i : i + 8], axis=-1) if pieces[i + 1 : i + 8] else pieces[i]
-            for i in range(0, len(pieces), 8)
-        ]
-    return pieces[0]

@@ -370,6 +370,8 @@ def get_optimizer(spec: Any) -> Optimizer:
     if isinstance(spec, str):
         name = one_of("optimizer", spec, OPTIMIZERS)
         return SGD(0.1) if name == "sgd" else OPTIMIZERS[name]()
+    if isinstance(spec, type):
+        raise TypeError(f"optimizer must be an object, got the class; write {spec.__name__}(...)")
     if not (hasattr(spec, "init") and hasattr(spec, "row") and hasattr(spec, "update")):
         raise TypeError(f"optimizer must be a name or have init, row and update; got {type(spec).__name__}")
     return spec

@@ -11,6 +11,7 @@ Features are axis -1, the batch is axis -2, and whatever stands before them are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from portnn.backends import Array, device, namespace
 
@@ -96,3 +97,17 @@ def sum_rows(x: Array) -> Array:
         x, n = y, half
     ones = xp.ones((1, n), dtype=x.dtype, device=device(x))
     return xp.reshape(xp.matmul(ones, x), (*lead, features))
+
+
+def unpacked(pair: Any, what: str) -> Pair:
+    """Return what a function of the user's gave if it is a value and its pullback; TypeError otherwise.
+
+    Examples
+    --------
+    >>> unpacked((1.0, lambda dy: (dy,)), "square")[0]
+    1.0
+
+    """
+    if isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]):
+        return pair
+    raise TypeError(f"{what}: expected a pair (value, pullback), got {type(pair).__name__}; see portnn.primitives")

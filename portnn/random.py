@@ -44,7 +44,10 @@ def check_seed(seed: object, who: str = "seed") -> int:
         return int.from_bytes(os.urandom(8), "little")
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"{who}: seed must be an integer in [0, 2**64) or None, got {shown(seed)}")
-    number = operator.index(seed)
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise ValueError(f"{who}: seed must be an integer in [0, 2**64) or None, got {shown(seed)}") from None
     if not 0 <= number < 2**64:
         raise ValueError(f"{who}: seed must be in [0, 2**64), got {shown(number)}")
     return number

@@ -124,7 +124,7 @@ class ReduceOnPlateau:
     """Multiply the rate by ``factor`` when the loss has not fallen for ``patience`` epochs.
 
     ``fit`` calls :meth:`observe` after each epoch with the validation loss, or the training loss where there is none.
-    A fall counts when the loss is below best (1 - threshold), as in torch's scheduler of that name.
+    A fall counts when it is by more than threshold |best|.
 
     Examples
     --------
@@ -155,7 +155,7 @@ class ReduceOnPlateau:
 
     def observe(self, loss: float) -> None:
         """Take note of the loss of an epoch."""
-        if loss < self.best * (1.0 - self.threshold) or self.best == math.inf:
+        if self.best == math.inf or loss < self.best - self.threshold * abs(self.best):
             self.best, self.bad_epochs = loss, 0
         else:
             self.bad_epochs += 1

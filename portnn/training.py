@@ -11,12 +11,12 @@ from typing import Any
 import numpy
 
 from portnn import checks, random
-from portnn.backends import HOST, Array, Backend, device
+from portnn.backends import Array, Backend, device
 from portnn.backends.base import Batch, Chunk, Metrics, State, Step
 from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError
 from portnn.evaluation import checked, counter, judged, make_judge, means, read_back
-from portnn.feed import Feed, as_index, plan, split, take_rows
+from portnn.feed import Feed, plan, split
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, clip_by_norm, clip_by_value, get_optimizer
@@ -47,7 +47,7 @@ def fit(
     loss: Any = "cross_entropy",
     optimizer: Any = None,
     epochs: int = 10,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     validation_data: tuple[Array, Array] | None = None,
     validation_split: float | None = None,
     sample_weight: Array | None = None,
@@ -58,7 +58,7 @@ def fit(
     clip_norm: float | None = None,
     shuffle: bool = True,
     seed: int = 0,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     progress: bool = True,
 ) -> History:
     """Train ``model`` in place by mini-batches and return the history.
@@ -75,10 +75,14 @@ def fit(
         A name or a pair; see :mod:`portnn.losses`.
     optimizer
         An object of :mod:`portnn.optimizers` or a name; Adam(1e-3) by default.
-    epochs, batch_size
-        Whole numbers of at least 1. The last batch of an epoch may be smaller.
+    epochs
+        A whole number of at least 1.
+    batch_size
+        A whole number of at least 1; by default 128, or all samples where they are fewer. The last batch of an epoch
+        may be smaller.
     validation_data, validation_split
-        A pair (x, t), or the fraction of the samples that is held out, chosen by ``seed``.
+        A pair (x, t), or the fraction of the samples that is held out, chosen by ``seed``. ``val_loss`` counts class
+        weights as the training does, and the sample weights of held-out samples.
     sample_weight, class_weight, l1, l2
         As in :meth:`portnn.MLP.loss_and_grad`.
     clip_value, clip_norm
@@ -113,46 +117,43 @@ def fit(
     array([3., 1.])
 
     """
-    who = "fit"
-    backend, entry = model.backend, get_loss(loss)
-    optimizer = get_optimizer(Adam() if optimizer is None else optimizer)
-    epochs = checks.check_count(who, "epochs", epochs)
-    batch_size = checks.check_count(who, "batch_size", batch_size)
-    seed = random.check_seed(seed, who)
-    clips = _limits(model, who, clip_value=clip_value, clip_norm=clip_norm)
-    model.check_finite(who)
-    x, t, weight, share = checked(model, entry, x, t, sample_weight, class_weight, who)
-    validation = None
-    if validation_split is not None:
-        if validation_data is not None:
-            raise ValueError(f"{who}: give validation_data or validation_split, not both")
-        train, held = split(t.shape[0], validation_split, seed, who)
-        home = backend if backend.owns(x) else HOST
-        xv, x = (take_rows(home, x, as_index(home, rows, x.shape[0])) for rows in (held, train))
-        validation = (xv, t[held], None if weight is None else weight[held])
-        t, weight = t[train], None if weight is None else weight[train]
-    elif validation_data is not None:
-        xv, tv, *_ = checked(model, entry, *validation_data, None, None, f"{who}: validation_data")
-        validation = (xv, tv, None)
-    n = t.shape[0]
-    if batch_size > n:
-        warnings.warn(f"{who}: batch_size {batch_size} is larger than the {n} samples; it is clipped", stacklevel=2)
-        batch_size = n
-
-    with backend.scope(model.matmul_precision):
-        dtype = model.params.dtype
-        cast = None if weight is None else weight.astype(model.dtype)
-        feed = Feed(backend, x, {"t": t, "weight": cast}, dtype)
-        held_out = None
-        if validation is not None:
-            xv, tv, wv = validation
-            held_out = Feed(backend, xv, {"t": tv, "weight": None if wv is None else wv.astype(model.dtype)}, dtype)
-        output_share = None if share is None else backend.asarray(share, dtype)
-        objective = model.objective(entry, output_share=output_share, l1=l1, l2=l2, who=who)
-        step = _make_step(model, objective, optimizer, entry, clips)
-        judge = make_judge(model, entry, output_share)
+    with model.scope():
+        who, entry = "fit", get_loss(loss)
+        optimizer = get_optimizer(Adam() if optimizer is None else optimizer)
+        epochs = checks.check_count(who, "epochs", epochs)
+        asked = batch_size if batch_size is None else checks.check_count(who, "batch_size", batch_size)
+        seed = random.check_seed(seed, who)
+        clips = _limits(model, who, clip_value=clip_value, clip_norm=clip_norm)
+        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
+        model.check_finite(who)
+        data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
+        if validation_split is not None:
+            if validation_data is not None:
+                raise ValueError(f"{who}: give validation_data or validation_split, not both")
+            train, rest = split(data.t.shape[0], validation_split, seed, who)
+            data, held = data.rows(train, model, who), data.rows(rest, model, who)
+        elif validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+                raise ValueError(f"{who}: validation_data must be a pair (x, t), got {type(validation_data).__name__}")
+            held = checked(model, entry, *validation_data, None, data.classes, f"{who}: validation_data")
+        n = data.t.shape[0]
+        if asked is not None and asked > n:
+            warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=2)
+        share = None if data.share is None else model.backend.asarray(data.share, model.params.dtype)
+        objective = model.objective(entry, output_share=share, l1=l1, l2=l2, who=who)
         return _run(
-            model, step, judge, optimizer, feed, held_out, epochs, batch_size, shuffle, seed, callbacks, progress
+            model,
+            _make_step(model, objective, optimizer, entry, clips),
+            make_judge(model, entry, data.share),
+            optimizer,
+            data.feed(model),
+            None if held is None else held.feed(model),
+            epochs,
+            min(asked or 128, n),
+            shuffle,
+            seed,
+            callbacks,
+            progress,
         )
 
 
@@ -187,8 +188,13 @@ def _run(
                 rows = [optimizer.row(count + k) for k in range(steps)]
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = _copied(backend, state)
-                state, metrics = compiled[steps, size](state, batch, rows)
-                total, finite = read_back(backend, metrics, state["params"])
+                try:
+                    state, metrics = compiled[steps, size](state, batch, rows)
+                    total, finite = read_back(backend, metrics, state["params"])
+                except Exception as error:
+                    if backend.ran_out_of_memory(error):
+                        raise MemoryError(_too_large(model, steps, size)) from error
+                    raise
                 if not finite:
                     before, step_in_chunk, where = first_non_finite(model, step, before, batch, rows, steps, size)
                     at = start // batch_size + step_in_chunk
@@ -204,10 +210,12 @@ def _run(
             entry = means(sums or {}, feed.n)
             if held_out is not None:
                 entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
-            entry |= {"learning_rate": optimizer.rate(count - 1), "epoch_seconds": seconds}
+            if hasattr(optimizer, "rate"):
+                entry["learning_rate"] = optimizer.rate(count - 1)
+            entry["epoch_seconds"] = seconds
             for name, value in entry.items():
                 history.setdefault(name, []).append(value)
-            observe = getattr(optimizer.learning_rate, "observe", None)
+            observe = getattr(getattr(optimizer, "learning_rate", None), "observe", None)
             if observe is not None:
                 observe(float(numpy.mean(entry.get("val_loss", entry["loss"]))))
             ended = [callback(model, history) for callback in callbacks]
@@ -254,3 +262,14 @@ def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
 
 def _copied(backend: Backend, state: State) -> State:
     return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
+
+
+def _too_large(model: MLP, steps: int, batch_size: int) -> str:
+    """Say what a chunk that did not fit would have wanted: its rows, and each layer's values there and back."""
+    width = 4 if model.dtype == "float32" else 8
+    wanted = width * (steps * batch_size * model.sizes[0] + 3 * batch_size * sum(model.sizes) * (model.members or 1))
+    wanted += 4 * width * model.n_params * (model.members or 1)
+    return (
+        f"fit: out of memory: batches of {batch_size} samples want about {wanted} bytes; try "
+        f"batch_size={max(batch_size // 2, 1)}. The model is that of the last finished steps"
+    )

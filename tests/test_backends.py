@@ -411,20 +411,24 @@ def settings() -> dict[str, Any]:
     """What the process has set in each library."""
     found = {"numpy": np.geterr()}
     if "torch" in sys.modules:
-        found["torch"] = sys.modules["torch"].get_float32_matmul_precision()
+        torch = sys.modules["torch"]
+        found["torch"] = (torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
     if "jax" in sys.modules:
         found["jax"] = sys.modules["jax"].config.jax_default_matmul_precision
     return found
 
 
+PRODUCTS = {"float32": "ieee", "tf32": "tf32"}  # what torch calls them
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
 def test_scope_puts_everything_back(library, precision):
-    inside = {"torch": {"float32": "highest", "tf32": "high"}, "jax": {"float32": "highest", "tf32": "tensorfloat32"}}
-    name = library.backend_name
     before = settings()
     with library.backend.scope(precision):
-        if name in inside:
-            assert settings()[name] == inside[name][precision]
+        if library.backend_name == "torch":
+            assert {"none": "ieee"}.get(p := settings()["torch"]["cuda" in library.name], p) == PRODUCTS[precision]
+        if library.backend_name == "jax":
+            assert settings()["jax"] == {"float32": "highest", "tf32": "tensorfloat32"}[precision]
     assert settings() == before
     with pytest.raises(ZeroDivisionError), library.backend.scope(precision):
         raise ZeroDivisionError
@@ -435,16 +439,41 @@ def test_scope_puts_everything_back(library, precision):
     assert settings() == before
 
 
-def test_scope_holds_against_what_the_process_has_set():
+def older_switch(torch: Any) -> None:
+    torch.set_float32_matmul_precision("medium")
+
+
+def newer_switch(torch: Any) -> None:
+    torch.backends.mkldnn.matmul.fp32_precision = "tf32"
+
+
+@pytest.mark.parametrize("switch", [older_switch, newer_switch])
+def test_scope_holds_against_what_the_process_has_set(switch):
     if not here("torch"):
         pytest.skip(portnn.backends()["torch"].why_not)
     import torch
 
-    before = torch.get_float32_matmul_precision()
+    products = torch.backends.mkldnn.matmul
     try:
-        torch.set_float32_matmul_precision("medium")
+        switch(torch)
+        before = products.fp32_precision
         with get_backend("torch").scope():
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
+            assert products.fp32_precision == "ieee"
+            assert MLP([4, 3], backend="torch")(torch.zeros(2, 4)).shape == (2, 3)
+        assert products.fp32_precision == before != "ieee"
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_cupy_has_the_names_we_use():
+    """The wheel can be imported without a GPU, so its names can be looked at anywhere."""
+    cupy = pytest.importorskip("cupy", reason="cupy is not installed")
+    import array_api_compat.cupy
+    from cupy._core import _routines_linalg as products
+
+    from portnn.backends.cupy import CupyBackend
+
+    for name in ("get_compute_type", "set_compute_type", "COMPUTE_TYPE_TF32", "COMPUTE_TYPE_DEFAULT"):
+        assert hasattr(products, name)
+    first = CupyBackend(array_api_compat.cupy, cupy.cuda.Device(0))
+    assert (first.device_name, repr(first.device)) == ("cuda:0", "<CUDA Device 0>")

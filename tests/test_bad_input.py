@@ -412,7 +412,7 @@ TARGET_ROWS = [
 COUNTS = [
     bad(f"27 {name} {value!r}", ("fit",), lambda c, n=name, v=value: {n: v}, ValueError,
         rf"fit: {name} must be an int in the range \[1, inf\)\. Got {re.escape(repr(value))}")
-    for name in ("batch_size", "epochs") for value in (0, -1, 2.5, True, "8", None)
+    for name in ("batch_size", "epochs") for value in (0, -1, 2.5, True, "8", [8])
 ]  # fmt: skip
 
 SIZES = [

@@ -264,6 +264,27 @@ def own_data(folder):
     return x, t
 
 
+def test_own_data_as_a_folder_of_idx(run, folder):
+    x, t, x_test, t_test = portnn.datasets.load_digits()
+    (folder / "idx").mkdir()
+    for kind, images, labels in (("train", x, t), ("t10k", x_test, t_test)):
+        portnn.datasets.write_idx(
+            folder / f"idx/{kind}-images-idx3-ubyte", (images * 16).astype("uint8").reshape(-1, 8, 8)
+        )
+        portnn.datasets.write_idx(folder / f"idx/{kind}-labels-idx1-ubyte.gz", labels.astype("uint8"))
+    reports = []
+    for name in ("idx", "digits"):
+        done = run("mnist.py", "--dataset", name, "--epochs", 1, "--quiet", "--report", "idx.json")
+        assert (done.code, done.out) == (0, "")
+        reports.append(json.loads((folder / "idx.json").read_text())["test_accuracy"])
+    assert reports[0] == reports[1]
+    (folder / "idx/t10k-labels-idx1-ubyte.gz").unlink()
+    done = run("mnist.py", "--dataset", "idx", "--epochs", 1)
+    assert done.code == 1
+    assert "t10k-labels" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_own_data_as_csv_and_as_safetensors(run, folder, own_data):
     reports = []
     for name in ("own.csv", "own.safetensors"):

@@ -31,7 +31,7 @@ ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
     *("random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
-    *("layout", "checks", "model_file", "mlp"),  # the network
+    *("layout", "checks", "model_file", "network", "mlp"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "training"),  # the loop
     *("testing", "plots"),  # outer rooms
     *("__init__", "__main__"),

@@ -6,8 +6,8 @@ A library is imported only when the user asks for it by name or brings one of it
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
+import sys
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ _CLASSES = {
 }
 _ROOTS = {"jaxlib": "jax", **{name: name for name in _CLASSES}}
 _namespaces: dict[type, Any] = {}
+_backends: dict[tuple[str, str], Backend] = {}
 
 
 def _class(name: str) -> type[Backend]:
@@ -47,9 +48,16 @@ def _class(name: str) -> type[Backend]:
     return getattr(importlib.import_module(module), cls)
 
 
-@functools.cache
 def _opened(name: str, device: Any = None) -> Backend:
-    """Return the backend of an array at hand; opening one anew may try out the device."""
+    """Return the backend of an array at hand, remembered: opening one anew may try out the device."""
+    key = name, repr(device)  # not every library's devices can be hashed
+    if key not in _backends:
+        _backends[key] = _class(name).open(device)
+    return _backends[key]
+
+
+def reopen(name: str, device: str) -> Backend:
+    """Return the backend that was pickled under these names."""
     return _class(name).open(device)
 
 
@@ -92,8 +100,9 @@ def get_backend(spec: Any = "numpy", device: Any = None) -> Backend:
         return spec if device is None else get_backend(spec.name if spec.name in _CLASSES else spec.xp, device)
     if isinstance(spec, str):
         return _class(one_of("backend", spec, _CLASSES)).open(device)
-    if isinstance(spec, ModuleType):
-        if not (hasattr(spec, "asarray") and hasattr(spec, "zeros") and hasattr(spec, "matmul")):
+    namespace_like = all(hasattr(spec, name) for name in ("asarray", "zeros", "matmul"))
+    if isinstance(spec, ModuleType) or namespace_like:
+        if not namespace_like:
             raise TypeError(f"module {spec.__name__} is not a namespace of arrays (it has no asarray, zeros or matmul)")
         known = _known(spec) or _known(spec.zeros(()))  # another name for arrays that we know
         return Backend(spec, device) if known is None else _class(known).open(device)
@@ -161,3 +170,13 @@ def one_of(what: str, name: object, table: Any) -> Any:
     close = difflib.get_close_matches(str(name), list(table), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown {what} {shown(name)}: expected one of {', '.join(map(repr, table))}{hint}")
+
+
+class _Package(ModuleType):
+    """This package, which is also the public function ``portnn.backends()``."""
+
+    def __call__(self) -> dict[str, BackendInfo]:
+        return available()
+
+
+sys.modules[__name__].__class__ = _Package

@@ -64,6 +64,12 @@ class Backend:
         """``Backend('torch', device='cuda:0')``."""
         return f"Backend({self.name!r}, device={self.device_name!r})"
 
+    def __reduce__(self) -> Any:
+        """Pickle by name: the module of a library is opened anew where the pickle is read."""
+        from portnn.backends import reopen
+
+        return reopen, (self.name, self.device_name)
+
     # -- the library ------------------------------------------------------------------------------------------
 
     @classmethod
@@ -147,7 +153,11 @@ class Backend:
 
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy or view an array of this library as a NumPy array in host memory."""
-        return numpy.asarray(x)
+        return numpy.asarray(x) if hasattr(x, "__array__") else numpy.from_dlpack(x)
+
+    def ran_out_of_memory(self, error: BaseException) -> bool:
+        """Whether the library says in ``error`` that memory ran out."""
+        return isinstance(error, MemoryError)
 
     # -- speed ------------------------------------------------------------------------------------------------
 

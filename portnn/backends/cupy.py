@@ -79,16 +79,17 @@ class CupyBackend(Backend):
     @contextlib.contextmanager
     def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
         """Make the device current (CuPy computes on the current device) and pin the precision of products."""
-        from cupy import _core
+        from cupy._core import _routines_linalg as products
 
-        wanted = _core.COMPUTE_TYPE_TF32 if matmul_precision == "tf32" else _core.COMPUTE_TYPE_DEFAULT
-        before = _core.get_compute_type(numpy.dtype("float32"))
+        float32 = numpy.dtype("float32")
+        wanted = products.COMPUTE_TYPE_TF32 if matmul_precision == "tf32" else products.COMPUTE_TYPE_DEFAULT
+        before = products.get_compute_type(float32)
         with self.device:
-            _core.set_compute_type(numpy.dtype("float32"), wanted)
+            products.set_compute_type(float32, wanted)
             try:
                 yield
             finally:
-                _core.set_compute_type(numpy.dtype("float32"), before)
+                products.set_compute_type(float32, before)
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a CuPy array."""
@@ -100,6 +101,10 @@ class CupyBackend(Backend):
         """As the base class, on this backend's device."""
         with self.device:
             return super().asarray(x, dtype, copy=copy)
+
+    def ran_out_of_memory(self, error: BaseException) -> bool:
+        """CuPy's own exception is a MemoryError; cuBLAS has a status for it."""
+        return isinstance(error, MemoryError) or "ALLOC_FAILED" in str(error)
 
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy to the host; CuPy never does so by itself."""

@@ -106,6 +106,10 @@ class JaxBackend(Backend):
 
         return not isinstance(x, jax.core.Tracer)
 
+    def ran_out_of_memory(self, error: BaseException) -> bool:
+        """XLA puts it into the text."""
+        return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy to the host."""
         return numpy.asarray(x)

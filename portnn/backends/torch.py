@@ -81,16 +81,18 @@ class TorchBackend(Backend):
         """Pin the precision of float32 products, whatever the process has set, and put it back."""
         import torch
 
-        wanted = "high" if matmul_precision == "tf32" else "highest"
-        before = torch.get_float32_matmul_precision()
-        if before == wanted:
+        # torch has one switch per kind of device, and an older one over all, which refuses to be read beside the others
+        switches: Any = torch.backends
+        switch = switches.cuda.matmul if self.device.type == "cuda" else switches.mkldnn.matmul
+        wanted, before = "tf32" if matmul_precision == "tf32" else "ieee", switch.fp32_precision
+        if before == wanted or (before == "none" and wanted == "ieee"):
             yield
             return
-        torch.set_float32_matmul_precision(wanted)
+        switch.fp32_precision = wanted
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(before)
+            switch.fp32_precision = before
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a tensor."""
@@ -110,6 +112,12 @@ class TorchBackend(Backend):
         if isinstance(x, numpy.ndarray) and not x.flags.writeable:
             x, copy = x.copy(), None
         return super().asarray(x, dtype, copy=copy)
+
+    def ran_out_of_memory(self, error: BaseException) -> bool:
+        """On the CPU torch raises a RuntimeError like any other; only its text tells."""
+        import torch
+
+        return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Through the CPU."""

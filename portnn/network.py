@@ -1,0 +1,76 @@
+"""The network as a pure function of parameters and inputs: layers forward, their pullbacks in reverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portnn.backends import Array, device, namespace
+from portnn.layout import Layer
+from portnn.primitives import Pair, linear, unpacked
+
+
+def weights_of(layers: tuple[Layer, ...], params: Array) -> tuple[Array, ...]:
+    """Return the weights ``(in_features, out_features)`` as views of a flat vector (or one per member)."""
+    xp, lead = namespace(params), params.shape[:-1]
+    return tuple(xp.reshape(params[..., a.weight], (*lead, a.fan_in, a.fan_out)) for a in layers)
+
+
+def forward(
+    layers: tuple[Layer, ...], params: Array, x: Array, *, zero: Array | None = None, input_gradient: bool = True
+) -> Pair:
+    """Return raw outputs and their pullback ``d_params, dx = vjp(dy)``.
+
+    Parameters
+    ----------
+    params
+        ``(..., n_params)``: whatever stands before the last axis are members.
+    x
+        ``(..., batch, n_features)``; another dtype than that of ``params`` is cast.
+    zero
+        A 0-d zero in the dtype and on the device of ``params``, for callers that run many steps.
+    input_gradient
+        False leaves dx out (None stands in its place).
+
+    """
+    xp, dtype = namespace(params), params.dtype
+    last = layers[-1]
+    n_params = (last.weight if last.bias is None else last.bias).stop
+    if params.shape[-1] != n_params or x.ndim < 2 or x.shape[-1] != layers[0].fan_in:
+        expected = f"(..., {n_params}) and (..., batch, {layers[0].fan_in})"
+        raise ValueError(
+            f"MLP: params and x have shapes {tuple(params.shape)} and {tuple(x.shape)}, expected {expected}"
+        )
+    zero = xp.zeros((), dtype=dtype, device=device(params)) if zero is None else zero
+    y = x if x.dtype == dtype else xp.astype(x, dtype)
+    pullbacks = []
+    for i, (layer, weight) in enumerate(zip(layers, weights_of(layers, params), strict=True)):
+        bias = None if layer.bias is None else params[..., layer.bias]
+        y, affine = linear(y, weight, bias, input_gradient=input_gradient or i > 0)
+        result = layer.activation(y, zero) if layer.compares_with_zero else layer.activation(y)
+        y, activation = unpacked(result, f"MLP: the activation of layer {i}")
+        if y.dtype != dtype:  # an activation of the user's: a NumPy scalar in it is enough
+            raise TypeError(f"MLP: the activation of layer {i} turns {dtype} into {y.dtype}; use Python numbers in it")
+        pullbacks.append((affine, activation))
+
+    def vjp(dy: Array) -> tuple[Array, ...]:
+        if tuple(dy.shape) != tuple(y.shape):
+            raise ValueError(f"MLP: dy has shape {tuple(dy.shape)}, the outputs have {tuple(y.shape)}")
+        dy = dy if dy.dtype == dtype else xp.astype(dy, dtype)
+        pieces: list[Array] = []
+        for affine, activation in reversed(pullbacks):
+            dz = activation(dy)
+            dy, dweight, *dbias = affine(dz[0] if isinstance(dz, tuple) else dz)
+            pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias]
+        return _join(xp, pieces), dy
+
+    return y, vjp
+
+
+def _join(xp: Any, pieces: list[Array]) -> Array:
+    """Concatenate along the last axis, eight at a time: more would be an upload from the host on CuPy."""
+    while len(pieces) > 1:
+        pieces = [
+            xp.concat(pieces[i : i + 8], axis=-1) if pieces[i + 1 : i + 8] else pieces[i]
+            for i in range(0, len(pieces), 8)
+        ]
+    return pieces[0]
