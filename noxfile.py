@@ -69,7 +69,8 @@ def package(session: nox.Session) -> None:
         "error",
         "-c",
         "import portnn; x, t, xv, tv = portnn.datasets.load_digits(); model = portnn.MLP([64, 32, 10]);"
-        "portnn.fit(model, x, t, optimizer=portnn.Adam(0.01), epochs=20); a = portnn.evaluate(model, xv, tv)['accuracy']; print(a); assert a > 0.9",
+        "portnn.fit(model, x, t, optimizer=portnn.Adam(0.01), epochs=20);"
+        "accuracy = portnn.evaluate(model, xv, tv)['accuracy']; print(accuracy); assert accuracy > 0.9",
     )
 
 
