@@ -50,7 +50,6 @@ class Backend:
 
     name: str = "array_api"
     cure: ClassVar[str] = ""  # how to get the library: the pip command
-    root: ClassVar[str] = ""  # the first component of the module that its arrays live in
 
     def __init__(self, xp: Any, device: Any = None) -> None:
         self.xp = xp

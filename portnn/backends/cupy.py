@@ -17,7 +17,6 @@ class CupyBackend(Backend):
 
     name = "cupy"
     cure = 'pip install "portnn[cuda13]" (CUDA 13) or "portnn[cuda12]"'
-    root = "cupy"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:

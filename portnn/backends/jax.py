@@ -17,7 +17,6 @@ class JaxBackend(Backend):
 
     name = "jax"
     cure = 'pip install "portnn[jax]"'
-    root = "jax"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:

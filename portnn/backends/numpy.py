@@ -17,7 +17,6 @@ class NumpyBackend(Backend):
 
     name = "numpy"
     cure = "pip install numpy"
-    root = "numpy"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:

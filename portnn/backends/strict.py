@@ -16,7 +16,6 @@ class StrictBackend(Backend):
 
     name = "array_api_strict"
     cure = "pip install array-api-strict"
-    root = "array_api_strict"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:

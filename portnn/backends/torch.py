@@ -17,7 +17,6 @@ class TorchBackend(Backend):
 
     name = "torch"
     cure = 'pip install "portnn[torch]"'
-    root = "torch"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:
