@@ -15,8 +15,8 @@ from typing import Any
 
 from portnn.backends import HOST, Array, one_of
 from portnn.random import Key
-from portnn.random import normal as _normal
-from portnn.random import uniform as _uniform
+from portnn.random import normal as _draw_normal
+from portnn.random import uniform as _draw_uniform
 
 Initializer = Callable[[Key, int, int], Array]
 
@@ -45,10 +45,9 @@ def uniform(low: float = -1.0, high: float = 1.0, *, scale: float = 1.0) -> Init
     True
 
     """
-    middle, half = 0.5 * (low + high), 0.5 * (high - low)
 
     def draw(key: Key, fan_in: int, fan_out: int) -> Array:
-        return HOST.xp.reshape((_uniform(key, fan_in * fan_out) * half + middle) * scale, (fan_in, fan_out))
+        return (low + (high - low) * _draw_uniform(key, (fan_in, fan_out), dtype="float64")) * scale
 
     return draw
 
@@ -171,18 +170,24 @@ def orthogonal(*, scale: float = 1.0) -> Initializer:
     def draw(key: Key, fan_in: int, fan_out: int) -> Array:
         xp = HOST.xp
         rows, columns = max(fan_in, fan_out), min(fan_in, fan_out)
-        q, r = xp.linalg.qr(xp.reshape(_normal(key, rows * columns), (rows, columns)))
+        q, r = xp.linalg.qr(_normal(key, rows, columns))
         q = q * xp.where(xp.linalg.diagonal(r) < 0.0, -scale, scale)
         return q if fan_in >= fan_out else xp.matrix_transpose(q)
 
     return draw
 
 
-def _scaled(draw: Callable[[Key, int], Array], factor: Callable[[int, int], float]) -> Initializer:
-    def initializer(key: Key, fan_in: int, fan_out: int) -> Array:
-        return HOST.xp.reshape(draw(key, fan_in * fan_out) * factor(fan_in, fan_out), (fan_in, fan_out))
+def _normal(key: Key, fan_in: int, fan_out: int) -> Array:
+    return _draw_normal(key, (fan_in, fan_out), dtype="float64")
 
-    return initializer
+
+def _uniform(key: Key, fan_in: int, fan_out: int) -> Array:
+    """Return weights uniform on [-1, 1)."""
+    return 2.0 * _draw_uniform(key, (fan_in, fan_out), dtype="float64") - 1.0
+
+
+def _scaled(draw: Initializer, factor: Callable[[int, int], float]) -> Initializer:
+    return lambda key, fan_in, fan_out: draw(key, fan_in, fan_out) * factor(fan_in, fan_out)
 
 
 INITIALIZERS: dict[str, Callable[..., Initializer]] = {

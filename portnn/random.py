@@ -1,22 +1,28 @@
-"""Randomness as a pure function of (seed, purpose, counter): the same bits on every array library.
+"""Randomness as a pure function of (key, counter): the same bits on every array library, eager or compiled.
 
 The generator is Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
 1, 2, 3", SC 2011), written in int32 arithmetic because that is the one integer type with the same wrap-around on all
-libraries. A key is a pair of 32-bit words, held as Python integers. Nothing has to be captured or restored: to draw
-the order of epoch 7 again, ask for it again.
+libraries. Nothing has to be captured or restored: to draw the order of epoch 7 again, ask for it again.
+
+A key is a pair of 32-bit words: Python integers, or int32 arrays of one element where it is computed in a compiled
+function. Floating-point numbers are made from integers by steps that are exact, so that it does not matter whether a
+compiler fuses a product and a sum. Every function takes ``backend`` and ``device`` as :class:`portnn.MLP` does.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
+import math
 import operator
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from portnn.backends import HOST, Array
+from portnn.backends import HOST, Array, Backend, get_backend, namespace
 from portnn.errors import shown
 
-Key = tuple[int, int]
+Key = tuple[Any, Any]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -66,8 +72,11 @@ def key(seed: int) -> Key:
     return seed >> 32, seed & _MASK
 
 
-def fold_in(base: Key, number: int) -> Key:
+def fold_in(base: Key, number: Any) -> Key:
     """Return a new key that depends on ``base`` and on ``number`` in [0, 2**32); equal to ``jax.random.fold_in``.
+
+    A number that is an int32 array of one element, a step counter in a compiled function for example, gives a key of
+    such arrays.
 
     Examples
     --------
@@ -75,8 +84,25 @@ def fold_in(base: Key, number: int) -> Key:
     (928981903, 3453687069)
 
     """
+    if any(hasattr(a, "shape") for a in (*base, number)):
+        like = next(a for a in (*base, number) if hasattr(a, "shape"))
+        xp = namespace(like)
+        counter = xp.zeros_like(xp.reshape(like, (1,))) + _word(number)
+        return threefry2x32(base, xp.zeros_like(counter), counter)
     x0, x1 = threefry2x32(base, _host_words(0), _host_words(number))
     return int(x0[0]) & _MASK, int(x1[0]) & _MASK
+
+
+def split(base: Key, n: int = 2) -> list[Key]:
+    """Return ``n`` keys that are independent of one another; equal to ``jax.random.split``.
+
+    Examples
+    --------
+    >>> split(key(0)) == [fold_in(key(0), 0), fold_in(key(0), 1)]
+    True
+
+    """
+    return [fold_in(base, i) for i in range(n)]
 
 
 def threefry2x32(base: Key, counter0: Array, counter1: Array) -> tuple[Array, Array]:
@@ -100,21 +126,20 @@ def threefry2x32(base: Key, counter0: Array, counter1: Array) -> tuple[Array, Ar
     ['0x6b200159', '0x99ba4efe']
 
     """
-    k0, k1 = _signed(base[0]), _signed(base[1])
-    keys = (k0, k1, _signed(base[0] ^ base[1] ^ _PARITY))
+    k0, k1 = _word(base[0]), _word(base[1])
+    keys = (k0, k1, _word(k0 ^ k1 ^ _PARITY))
     x0, x1 = counter0 + keys[0], counter1 + keys[1]
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             x0 = x0 + x1
-            # int32 shifts right with the sign, so the bits that came in from the left are masked away
-            x1 = (x1 << rotation) | ((x1 >> (32 - rotation)) & ((1 << rotation) - 1))
+            x1 = (x1 << rotation) | _shifted(x1, 32 - rotation)
             x1 = x1 ^ x0
         x0 = x0 + keys[(group + 1) % 3]
-        x1 = x1 + _signed((keys[(group + 2) % 3] + group + 1) & _MASK)
+        x1 = x1 + _word(keys[(group + 2) % 3] + group + 1)
     return x0, x1
 
 
-def words(base: Key, n: int, *, xp: Any = HOST.xp, device: Any = None) -> Array:
+def words(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -> Array:
     """Return ``n`` random int32 words; word i depends on the key and on i alone.
 
     Examples
@@ -123,14 +148,13 @@ def words(base: Key, n: int, *, xp: Any = HOST.xp, device: Any = None) -> Array:
     True
 
     """
-    half = (n + 1) // 2
-    counter = xp.arange(half, dtype=xp.int32, device=device)
-    x0, x1 = threefry2x32(base, xp.zeros_like(counter), counter)
-    return xp.reshape(xp.stack([x0, x1], axis=1), (2 * half,))[:n]
+    there, n = get_backend(backend, device), _size((n,))
+    with there.scope():
+        return there.xp.reshape(there.xp.stack(_blocks(base, (n + 1) // 2, there), axis=1), (-1,))[:n]
 
 
-def permutation(base: Key, n: int) -> Array:
-    """Return a random order of 0 .. n - 1 as a host array of integers.
+def permutation(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -> Array:
+    """Return a random order of 0 .. n - 1 as a 1-D array of integers.
 
     The words are sorted by a stable sort, so that the rare equal words fall the same way everywhere.
 
@@ -140,11 +164,15 @@ def permutation(base: Key, n: int) -> Array:
     [0, 1, 2, 3, 4]
 
     """
-    return HOST.xp.argsort(words(base, n), stable=True)
+    there = get_backend(backend, device)
+    with there.scope():
+        return there.xp.argsort(words(base, n, backend=there), stable=True)
 
 
 def order(seed: int, epoch: int, n: int) -> Array:
     """Return the order in which epoch number ``epoch`` visits ``n`` samples: a pure function of its arguments.
+
+    A host array, wherever the samples are.
 
     Examples
     --------
@@ -155,28 +183,56 @@ def order(seed: int, epoch: int, n: int) -> Array:
     return permutation(fold_in(fold_in(key(seed), Purpose.ORDER), epoch), n)
 
 
-def uniform(base: Key, n: int, *, xp: Any = HOST.xp, device: Any = None) -> Array:
-    """Return ``n`` float64 numbers uniform on the open interval (-1, 1), symmetric about 0.
+def uniform(
+    base: Key, shape: int | Sequence[int], *, dtype: str = "float32", backend: Any = HOST, device: Any = None
+) -> Array:
+    """Return numbers uniform on [0, 1): the multiples of 2**-24 (float32) or 2**-53 (float64) there.
 
-    u = (2 w + 1) / 2**32 for a 32-bit word w read as a signed number: every value is exact.
+    Number i, row by row, depends on the key and on i alone; the one in float32 is that in float64 rounded down.
+
+    Parameters
+    ----------
+    base
+        The key.
+    shape
+        A length, or one number per axis.
+    dtype
+        ``"float32"`` or ``"float64"``.
 
     Examples
     --------
-    >>> bool(abs(uniform(key(1), 1000)).max() < 1)
-    True
+    >>> u = uniform(key(1), (2, 3))
+    >>> u.shape, u.dtype, bool((0 <= u).all() and (u < 1).all())
+    ((2, 3), dtype('float32'), True)
 
     """
-    w = xp.astype(words(base, n, xp=xp, device=device), xp.float64)
-    return (2.0 * w + 1.0) * 2.0**-32
+    there, shape = get_backend(backend, device), _shape(shape)
+    kind, xp = there.float_dtype(dtype), there.xp
+    with there.scope():
+        high, low = _blocks(base, _size(shape), there)
+        if dtype == "float32":
+            u = xp.astype(_shifted(high, 8), kind) * 2.0**-24
+        else:  # 27 and 26 bits: every step is exact
+            u = (xp.astype(_shifted(high, 5), kind) * 2.0**26 + xp.astype(_shifted(low, 6), kind)) * 2.0**-53
+        return xp.reshape(u, shape)
 
 
-def normal(base: Key, n: int, *, xp: Any = HOST.xp, device: Any = None) -> Array:
-    """Return ``n`` standard normal float64 numbers.
+def normal(
+    base: Key, shape: int | Sequence[int], *, dtype: str = "float32", backend: Any = HOST, device: Any = None
+) -> Array:
+    """Return standard normal numbers: the inverse of the normal distribution at uniform numbers of 32 bits.
 
-    The inverse of the normal distribution (M. J. Wichura, algorithm AS 241, PPND16, Applied Statistics 37, 1988)
-    at a uniform number of 32 bits, so that |z| <= 6.4. Only sums, products and quotients are used, which every
-    library rounds as IEEE 754 says; their logarithms differ, and so do square roots (torch's is not always rounded
-    to the nearest).
+    z is a multiple of 2**-28 within 2**-25 of the exact inverse, and |z| < 6.4; float32 is that number rounded. The
+    inverse is a table of parabolas, 128 to each halving of the probability beyond z, evaluated in integers.
+
+    Parameters
+    ----------
+    base
+        The key.
+    shape
+        A length, or one number per axis.
+    dtype
+        ``"float32"`` or ``"float64"``.
 
     Examples
     --------
@@ -185,101 +241,120 @@ def normal(base: Key, n: int, *, xp: Any = HOST.xp, device: Any = None) -> Array
     True
 
     """
-    q = 0.5 * uniform(base, n, xp=xp, device=device)  # the probability less one half
-    r = 0.180625 - q * q
-    center = q * _ratio(r, _CENTER)
-    tail = 0.5 - xp.abs(q)
-    r = _sqrt(-_log(tail, xp)) - 1.6
-    outside = xp.sign(q) * _ratio(r, _TAIL)
-    return xp.where(xp.abs(q) <= 0.425, center, outside)
+    there, shape = get_backend(backend, device), _shape(shape)
+    kind, xp = there.float_dtype(dtype), there.xp
+    with there.scope():
+        word = words(base, _size(shape), backend=there)
+        # The probability beyond |z| is (m + 1/2) 2^-32 with m of 31 bits. It is brought to m 2^-(32 + halvings) with
+        # m in [2^30, 2^31); the 1/2 is kept as the lowest bit of the first doubling.
+        m = 0x7FFFFFFF ^ xp.where(word < 0, ~word, word)
+        small = m < 2**30
+        m, halvings = xp.where(small, (m << 1) | 1, m), xp.astype(small, xp.int32)
+        for bits in (16, 8, 4, 2, 1):
+            small = m < 2 ** (31 - bits)
+            m = xp.where(small, m << bits, m)
+            halvings = xp.where(small, halvings + bits, halvings)
+        piece = 128 * halvings + ((m >> 23) & 127)
+        a, b, c = (xp.take(there.asarray(column, xp.int32), piece) for column in _parabolas())
+        # a + (b + c t) t with t = (m mod 2^23) / 2^23, in products that 32 bits hold
+        high, low = (m >> 11) & 4095, m & 2047
+        b = b + ((c * high) >> 12)
+        z = a + (((b >> 8) * high) >> 4) + (((b & 255) * high + (((b >> 8) * low) >> 3)) >> 12)
+        z = xp.astype(xp.where(word < 0, -z, z), kind) * 2.0**-28
+        return xp.reshape(z, shape)
 
 
-def _ratio(r: Array, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> Array:
-    over, under = (_polynomial(r, c) for c in coefficients)
-    return over / under
+def mask(base: Key, keep: float, shape: int | Sequence[int], *, backend: Any = HOST, device: Any = None) -> Array:
+    """Return an array of bool of which each entry is True with probability ``keep``: for dropout.
+
+    Entry i, row by row, depends on the key and on i alone. Twenty integer operations an entry: key and counter go
+    through the mixing hash triple32 (C. Wellons, "Prospecting for hash functions", nullprogram.com, 2018), which is
+    a third of the work of Threefry. Not for cryptography.
+
+    Parameters
+    ----------
+    base
+        The key; a new one for every step and layer, by :func:`fold_in`.
+    keep
+        In (0, 1]; the probability is rounded to a multiple of 2**-32.
+    shape
+        A length, or one number per axis; at most 2**31 - 1 entries.
+
+    Examples
+    --------
+    >>> kept = mask(key(1), 0.9, (100, 100))
+    >>> kept.dtype, bool(abs(kept.mean() - 0.9) < 0.01)
+    (dtype('bool'), True)
+
+    """
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 2.0**-32 <= keep <= 1.0:
+        raise ValueError(f"random.mask: keep must be a number in (0, 1], got {shown(keep)}")
+    there, shape = get_backend(backend, device), _shape(shape)
+    xp = there.xp
+    with there.scope():
+        word = _mixed(base, xp.arange(_size(shape), dtype=xp.int32, device=there.device))
+        return xp.reshape(word <= round(keep * 2**32) - 2**31 - 1, shape)
 
 
-def _polynomial(r: Array, coefficients: tuple[float, ...]) -> Array:
-    """Horner's rule, lowest coefficient first."""
-    y = coefficients[-1] + 0.0 * r
-    for c in reversed(coefficients[:-1]):
-        y = y * r + c
-    return y
+def _blocks(base: Key, n: int, there: Backend) -> tuple[Array, Array]:
+    """Return the two words of blocks 0 .. n - 1."""
+    counter = there.xp.arange(n, dtype=there.xp.int32, device=there.device)
+    return threefry2x32(base, there.xp.zeros_like(counter), counter)
 
 
-def _log(x: Array, xp: Any) -> Array:
-    """Return log x for x in [2**-34, 1): x = m / 2**n with m in [1/2, 1), log m = 2 atanh((m - 1) / (m + 1))."""
-    n = xp.zeros_like(x)
-    for bits in (16, 8, 4, 2, 1, 1, 1, 1):
-        small = x < 2.0**-bits
-        x = xp.where(small, x * 2.0**bits, x)
-        n = xp.where(small, n + bits, n)
-    s = (x - 1.0) / (x + 1.0)
-    # |s| <= 1/3: the terms left out are below 3**-37
-    series = _polynomial(s * s, tuple(2.0 / (2 * k + 1) for k in range(18)))
-    return s * series - n * 0.6931471805599453
+def _mixed(base: Key, counter: Array) -> Array:
+    """Return a word for each counter: triple32, with the second word of the key let in after the first product.
+
+    It is first mixed with the first word: keys that shared it would give the same words in another order.
+    """
+    k0, k1 = _word(base[0]), _word(base[1])
+    x = counter ^ k0
+    x = (x ^ _shifted(x, 17)) * _word(0xED5AD4BB) ^ _word(k1 ^ (k0 * _word(0x9E3779B9)))
+    x = (x ^ _shifted(x, 11)) * _word(0xAC4C1B51)
+    x = (x ^ _shifted(x, 15)) * _word(0x31848BAB)
+    return x ^ _shifted(x, 14)
 
 
-def _sqrt(x: Array) -> Array:
-    """Return the root of x in [0.5, 25] by Newton's method: the error 0.45 is squared, and halved, five times."""
-    s = 1.0 + 0.25 * x
-    for _ in range(5):
-        s = 0.5 * (s + x / s)
-    return s
+def _shifted(x: Array, bits: int) -> Array:
+    """Shift to the right as unsigned words: int32 drags its sign along, so what came in from the left is masked."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 
-def _signed(word: int) -> int:
-    """Return the signed 32-bit number with the bits of ``word``."""
+@functools.cache
+def _parabolas() -> tuple[Array, Array, Array]:
+    """Return a, b, c in units of 2**-28: z = a + b t + c t^2, t in [0, 1), in each piece of the normal's inverse.
+
+    Piece 128 j + k holds the probabilities (128 + k + t) 2**-(9 + j) beyond z; the parabola meets z at t = 0, 1/2, 1.
+    """
+    from statistics import NormalDist
+
+    inverse, rows = NormalDist().inv_cdf, []
+    for j in range(32):
+        for k in range(128):
+            z0, middle, z1 = (-inverse((128 + k + t) * 2.0 ** -(9 + j)) for t in (0.0, 0.5, 1.0))
+            rows.append([round(v * 2.0**28) for v in (z0, 4 * middle - 3 * z0 - z1, 2 * (z0 - 2 * middle + z1))])
+    a, b, c = (HOST.xp.asarray(column, dtype=HOST.xp.int32) for column in zip(*rows, strict=True))
+    return a, b, c
+
+
+def _word(word: Any) -> Any:
+    """Return the signed 32-bit number with the bits of ``word``; an array of one element becomes 1-D."""
+    if hasattr(word, "shape"):
+        return namespace(word).reshape(word, (1,))
     word &= _MASK
     return word - 2**32 if word >= 2**31 else word
 
 
 def _host_words(word: int) -> Array:
-    return HOST.xp.asarray([_signed(word)], dtype=HOST.xp.int32)
+    return HOST.xp.asarray([_word(operator.index(word))], dtype=HOST.xp.int32)
 
 
-# AS 241: numerator and denominator, lowest coefficient first.
-_CENTER = (
-    (
-        3.3871328727963666080e0,
-        1.3314166789178437745e2,
-        1.9715909503065514427e3,
-        1.3731693765509461125e4,
-        4.5921953931549871457e4,
-        6.7265770927008700853e4,
-        3.3430575583588128105e4,
-        2.5090809287301226727e3,
-    ),
-    (
-        1.0,
-        4.2313330701600911252e1,
-        6.8718700749205790830e2,
-        5.3941960214247511077e3,
-        2.1213794301586595867e4,
-        3.9307895800092710610e4,
-        2.8729085735721942674e4,
-        5.2264952788528545610e3,
-    ),
-)
-_TAIL = (
-    (
-        1.42343711074968357734e0,
-        4.63033784615654529590e0,
-        5.76949722146069140550e0,
-        3.64784832476320460504e0,
-        1.27045825245236838258e0,
-        2.41780725177450611770e-1,
-        2.27238449892691845833e-2,
-        7.74545014278341407640e-4,
-    ),
-    (
-        1.0,
-        2.05319162663775882187e0,
-        1.67638483018380384940e0,
-        6.89767334985100004550e-1,
-        1.48103976427480074590e-1,
-        1.51986665636164571966e-2,
-        5.47593808499534494600e-4,
-        1.05075007164441684324e-9,
-    ),
-)
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    """Return the number of entries; ValueError where the counter, an int32, would not reach them."""
+    if min(shape, default=0) < 0 or math.prod(shape) >= 2**31:
+        raise ValueError(f"random: expected a shape of fewer than 2**31 entries, got {shown(shape)}")
+    return math.prod(shape)

@@ -39,6 +39,7 @@ CASES = {
     ),
     "trajectory": (np.asarray([PATH[-1]]), np.asarray([50.0]), tolerances.trajectory(50.0, 500)),
     "norm_limit": (np.asarray([1.0]), np.asarray([1.0]), tolerances.norm_limit(1.0, np.float32) - 1.0),
+    "tabulated_normal": (A.round(8), A, tolerances.tabulated_normal()),
     "standard_error": (np.asarray([LONG.mean()]), np.asarray([0.0]), tolerances.standard_error(1.0, LONG.size)),
 }
 
