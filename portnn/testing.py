@@ -1,4 +1,4 @@
-"""Tools for those who write (value, pullback) pairs of their own."""
+"""Tools for users' own tests: is a pullback right, and do two array libraries compute the same network?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from portnn import random
+from portnn.agreement import Comparison, Parting, assert_backends_agree, compare_backends
 from portnn.backends import Array, get_backend
+
+__all__ = ["Comparison", "Parting", "assert_backends_agree", "check_vjp", "compare_backends"]
 
 
 def check_vjp(

@@ -1,0 +1,264 @@
+"""Do two array libraries compute the same network? Layers against their error bars, training steps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy
+
+from portnn import checks, random
+from portnn.backends import Array, get_backend
+from portnn.error_bars import judged, reference, worst
+from portnn.errors import shown
+from portnn.losses import Loss, get_loss
+from portnn.mlp import MLP
+from portnn.optimizers import SGD, Optimizer, get_optimizer
+
+APART = {"float32": 1e-5, "float64": 1e-13}
+
+
+class Parting(NamedTuple):
+    """Where two backends part in training: the first step and the place, and whether rounding explains it.
+
+    ``difference`` is the largest one there, relative to max(1, the largest parameter there). ``rounding`` is True if
+    both backends, given the same parameters, compute that step's gradient within the bars: then small differences have
+    grown from step to step, as they do in float32 with Adam or at a high rate, and nothing is wrong.
+    """
+
+    step: int
+    place: str
+    first: str
+    second: str
+    difference: float
+    rounding: bool
+
+
+class Comparison(NamedTuple):
+    """What :func:`portnn.testing.compare_backends` found; ``print`` it.
+
+    ``errors[backend][place]`` is the worst error against float64 in units of the bar, ``relative[backend][place]`` the
+    same relative to the largest entry there; places are such as ``"layer 0 output"``, ``"loss"``,
+    ``"layer 0 weight gradient"``. ``parting`` is None where the backends stayed together for ``steps`` steps.
+    """
+
+    errors: dict[str, dict[str, float]]
+    relative: dict[str, dict[str, float]]
+    steps: int
+    parting: Parting | None
+
+    @property
+    def agree(self) -> bool:
+        """Whether every error is within its bar and no parting is left unexplained."""
+        within = all(error <= 1.0 for errors in self.errors.values() for error in errors.values())
+        return within and (self.parting is None or self.parting.rounding)
+
+    def worst(self) -> tuple[str, str, float]:
+        """Return the backend, the place and the size of the worst error in units of its bar.
+
+        In the order of the computation the first that is outside counts, since the others follow from it.
+        """
+        each = [(b, place, error) for b, errors in self.errors.items() for place, error in errors.items()]
+        return next((e for e in each if not e[2] <= 1.0), max(each, key=lambda e: e[2]))
+
+    def __str__(self) -> str:
+        """Return a table: a line per place, a column per backend, relative error and units of the bar."""
+        names = list(self.errors)
+        places = list(self.errors[names[0]])
+        width = max(map(len, places))
+        lines = [" " * width + "".join(f"{name:>20}" for name in names)]
+        for place in places:
+            cells = (f"{self.relative[n][place]:.1e} ({self.errors[n][place]:.2f})" for n in names)
+            lines.append(f"{place:{width}}" + "".join(f"{cell:>20}" for cell in cells))
+        lines.append("Error relative to the largest entry (in units of the bar: at most 1).")
+        if self.parting is not None:
+            lines.append(_told(self.parting))
+        elif self.steps:
+            lines.append(f"Together over {self.steps} training steps.")
+        return "\n".join(lines)
+
+
+def compare_backends(
+    model: MLP,
+    x: Array,
+    t: Array,
+    backends: Sequence[Any],
+    *,
+    loss: Any = "cross_entropy",
+    steps: int = 0,
+    optimizer: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compute ``model`` on each backend and compare every layer, the loss and the gradient with float64 on the host.
+
+    Parameters
+    ----------
+    model
+        The network, in float32 or float64; it is copied, not changed.
+    x, t
+        Inputs ``(n, n_features)`` and targets, as for :meth:`portnn.MLP.loss_and_grad`; NumPy arrays or the model's.
+    backends
+        Names, namespaces or arrays, as for :class:`portnn.MLP`.
+    loss
+        A name or a pair.
+    steps
+        Training steps to follow as well; 0 for none.
+    optimizer, batch_size, seed
+        Of these steps: SGD(0.1) by default, all samples or batches in the order of ``seed``.
+
+    Notes
+    -----
+    The bars are derived in :mod:`portnn.error_bars`. A float64 model is held against NumPy's longdouble, which has no
+    fast product: give it some hundred samples.
+
+    Examples
+    --------
+    >>> import portnn
+    >>> x, t, *_ = portnn.datasets.load_digits()
+    >>> found = compare_backends(portnn.MLP([64, 16, 10]), x[:50], t[:50], ["numpy"], steps=5)
+    >>> found.agree, found.worst()[2] < 1, found.parting
+    (True, True, None)
+
+    """
+    who, entry = "compare_backends", get_loss(loss)
+    steps = 0 if steps == 0 else checks.check_count(who, "steps", steps)
+    places = [get_backend(b) for b in backends]
+    names = _names(places)
+    if not names:
+        raise ValueError(f"{who}: backends is empty; name at least one, such as ['numpy']")
+    model.check_finite(who)
+    x, t = _on_host(model, x, t, entry, who)
+    models = {name: model.to(backend=place) for name, place in zip(names, places, strict=True)}
+    exact = reference(model, x, t, entry)
+    errors, relative = {}, {}
+    for name, copy in models.items():
+        errors[name], relative[name] = judged(copy, x, t, entry, exact)
+    parting = None
+    if steps:
+        optimizer = get_optimizer(SGD(0.1) if optimizer is None else optimizer)
+        size = len(x) if batch_size is None else checks.check_count(who, "batch_size", batch_size)
+        parting = _first_parting(models, x, t, entry, optimizer, steps, min(size, len(x)), seed)
+    return Comparison(errors, relative, steps, parting)
+
+
+def assert_backends_agree(
+    model: MLP, x: Array, t: Array, backends: Sequence[Any] = ("numpy",), **options: Any
+) -> Comparison:
+    """Raise AssertionError unless each backend computes ``model`` as float64 does, within what rounding costs.
+
+    Arguments and result are those of :func:`compare_backends`. The error names the backend and the layer that is the
+    first to be wrong, and with ``steps`` the first step and layer at which two backends part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnn
+    >>> model = portnn.MLP([2, 3, 1], activation="tanh")
+    >>> found = assert_backends_agree(model, np.eye(2), np.ones((2, 1)), ["numpy"], loss="mse")
+    >>> sorted(found.errors["numpy"])[:2]
+    ['layer 0 bias gradient', 'layer 0 output']
+
+    """
+    found = compare_backends(model, x, t, backends, **options)
+    backend, place, error = found.worst()
+    if not error <= 1.0:
+        raise AssertionError(
+            f"assert_backends_agree: {backend}: {place} is off by {error:.3g} times what rounding costs "
+            f"({found.relative[backend][place]:.2g} of its largest entry)"
+        )
+    if not found.agree and found.parting is not None:
+        raise AssertionError(f"assert_backends_agree: {_told(found.parting)}")
+    return found
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def _first_parting(
+    models: dict[str, MLP], x: Array, t: Array, loss: Loss, optimizer: Optimizer, steps: int, size: int, seed: int
+) -> Parting | None:
+    """Train all models side by side; return where the first two part."""
+    names, runs = list(models), {}
+    for name, model in models.items():
+        params = model.backend.asarray(model.params, copy=True)
+        runs[name] = [params, optimizer.init(params), model.objective(loss), model.decayed()]
+    per_epoch = len(x) // size
+    for step in range(steps):
+        epoch, batch = divmod(step, per_epoch)
+        rows = slice(None) if size == len(x) else random.order(seed, epoch, len(x))[batch * size :][:size]
+        before = runs[names[0]][0]
+        before = models[names[0]].backend.to_numpy(before).copy()
+        after = {}
+        for name, model in models.items():
+            params, state, objective, decayed = runs[name]
+            with model.scope():
+                here = (model.backend.asarray(a[rows]) for a in (x, t))
+                _, grad, _ = objective(params, *here, None)
+                params, state = optimizer.update(params, grad, state, optimizer.row(step), decayed)
+                runs[name][:2] = params, state
+                after[name] = model.backend.to_numpy(params).astype(numpy.float64)
+        for second in names[1:]:
+            place, difference = _farthest(models[second], after[names[0]], after[second])
+            if not difference <= APART[models[second].dtype]:
+                rounding = _same_gradient(models, (names[0], second), before, x[rows], t[rows], loss)
+                return Parting(step + 1, place, names[0], second, difference, rounding)
+    return None
+
+
+def _same_gradient(
+    models: dict[str, MLP], pair: tuple[str, str], params: Array, x: Array, t: Array, loss: Loss
+) -> bool:
+    """Whether two backends compute the same gradient within the bars, given the same parameters."""
+    if not numpy.isfinite(params).all():
+        return False
+    copies = [models[name].to() for name in pair]
+    for copy in copies:
+        copy.params = params
+    exact = reference(copies[0], x, t, loss)
+    return all(error <= 1.0 for copy in copies for error in judged(copy, x, t, loss, exact)[0].values())
+
+
+def _farthest(model: MLP, a: Array, b: Array) -> tuple[str, float]:
+    """Return the place of the parameters where two vectors differ most, and by how much."""
+    farthest = ("layer 0 weight", -1.0)
+    for i, layer in enumerate(model.layers):
+        for kind, place in (("weight", layer.weight), ("bias", layer.bias)):
+            if place is not None:
+                here, there = a[..., place], b[..., place]
+                difference = worst(abs(here - there)) / max(1.0, worst(abs(here)))
+                farthest = max(farthest, (f"layer {i} {kind}", difference), key=lambda place: place[1])
+    return farthest
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def _told(parting: Parting) -> str:
+    step, place, first, second, difference, rounding = parting
+    why = (
+        "from the same parameters both compute the same gradient within what rounding costs, so differences have grown"
+        if rounding
+        else "from the same parameters they compute different gradients"
+    )
+    return f"{first} and {second} part at step {step} in {place}, by {difference:.2g} of its size: {why}"
+
+
+def _names(backends: list[Any]) -> list[str]:
+    """Return a name for each backend: with the device where a library occurs twice."""
+    plain = [b.name for b in backends]
+    full = [b.name if plain.count(b.name) == 1 else f"{b.name} {b.device_name}" for b in backends]
+    for name in full:
+        if full.count(name) > 1:
+            raise ValueError(f"compare_backends: backend {shown(name)} is named twice")
+    return full
+
+
+def _on_host(model: MLP, x: Array, t: Array, loss: Loss, who: str) -> tuple[Array, Array]:
+    """Return inputs in the model's dtype and targets as checked host arrays."""
+    theirs = checks.check_array(x, who, "x")
+    checks.check_features(x, model.sizes[0], who)
+    checks.check_finite(x, theirs, model.dtype, who)
+    n = checks.check_samples(who, x=x)
+    host = checks.check_targets(t, loss, n, model.sizes[-1], model.dtype, who)
+    return theirs.to_numpy(x).astype(model.dtype), host
