@@ -42,6 +42,21 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def agree(session: nox.Session) -> None:
+    """Print how far each array library is from references of higher precision; ``-- --backend cupy`` for one."""
+    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    install_wheel(session)
+    session.run("python", str(HERE / "tests" / "agreement.py"), *session.posargs, env={"MPLBACKEND": "agg"})
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Make known mistakes in a copy of the package, one at a time: each must turn a test red; see tests/mutants."""
+    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    session.run("python", str(HERE / "tests" / "mutants"), *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and layout."""
     session.install(*nox.project.dependency_groups(GROUPS, "lint"))

@@ -1,0 +1,116 @@
+"""Every entry of the agreement table is within its bar, and an error of one part in a thousand breaks every bar."""
+
+import itertools
+
+import agreement
+import numpy as np
+import pytest
+import tolerances
+from agreement import ROWS, Column
+from libraries import LIBRARIES
+from tolerances import assert_within
+
+import portnn
+from portnn import primitives
+
+NUMPY = Column(LIBRARIES["numpy"])
+NAMES = [row.name for row in ROWS]
+every_row = pytest.mark.parametrize("row", ROWS, ids=NAMES)
+
+
+def pytest_generate_tests(metafunc):
+    if "column" in metafunc.fixturenames:
+        there = agreement.columns(metafunc.config.getoption("backend"))
+        metafunc.parametrize("column", there, ids=lambda c: c.name)
+
+
+@every_row
+def test_within_the_bar(column, row):
+    for dtype, bar in row.bar.items():
+        assert row.measure(column, dtype) <= bar, f"{row.name}, {dtype}, in {row.unit}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_two_gradients_agree(request, dtype):
+    there = agreement.columns(request.config.getoption("backend"))
+    size, *pair = agreement.largest_difference(there)[dtype]
+    assert size <= 64.0, pair
+
+
+class Off(Column):
+    """NumPy, but every result is too large by one part in a thousand."""
+
+    def __call__(self, f, *arrays):
+        found = super().__call__(f, *arrays)
+        more = tuple((np.float64(1.001) * a).astype(a.dtype) for a in (found if isinstance(found, tuple) else (found,)))
+        return more if isinstance(found, tuple) else more[0]
+
+
+@every_row
+def test_one_part_in_a_thousand_breaks_the_bar(row, monkeypatch):
+    runs, fit, evaluate = itertools.count(), portnn.fit, portnn.evaluate
+
+    def wrong_fit(model, *args, **options):
+        fit(model, *args, **options)
+        model.params = model.params * (1.0 + 1e-3 * (1 + next(runs)))
+
+    monkeypatch.setattr(portnn, "fit", wrong_fit)
+    monkeypatch.setattr(portnn, "evaluate", lambda *a: {"accuracy": evaluate(*a)["accuracy"] - 0.005})
+    for dtype, bar in row.bar.items():
+        assert row.measure(Off(NUMPY.library), dtype) > bar, f"{row.name}, {dtype}, in {row.unit}"
+
+
+def test_what_is_missing_or_not_a_number_is_out_of_any_bar():
+    exact = np.ones(2)
+    assert agreement.worst(np.asarray([1.0, np.nan]), exact, 1.0) == np.inf
+    assert agreement.worst(np.ones(3), exact, 1.0) == np.inf
+
+
+@pytest.mark.parametrize("name", ["cupy", "torch-cuda", "jax-cuda"])
+def test_tf32_breaks_the_bar_of_float32(name):
+    """The other half of "no TF32 unless asked for": where it is asked for, the table would show it."""
+    library = LIBRARIES[name]
+    if library.why_not:
+        pytest.skip(library.why_not)
+    x, weight, *_ = agreement.affine("float32")
+    with library.backend.scope("tf32"):
+        y = library.to_numpy(primitives.linear(library.make(x), library.make(weight))[0])
+    with pytest.raises(AssertionError, match="out of bounds"):
+        assert_within(y, agreement.wide(x) @ agreement.wide(weight), tolerances.product(x, weight, "float32"))
+
+
+def test_the_bars_are_those_of_the_tolerances():
+    x, weight, *_ = agreement.affine("float32")
+    assert_within(4.0 * agreement.product_unit(x, weight), tolerances.product(x, weight, "float32"), 0.0)
+    assert {row.bar["float32"] for row in ROWS if row.unit == "ulp"} == {tolerances.ULPS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--backend", "numpy", "--rows", "mse"], 0, "all within the bars"),
+        (["--backend", "nonsense"], 2, "none of nonsense can be used here"),
+    ],
+)
+def test_the_command(arguments, code, said, monkeypatch, capsys, tmp_path):
+    page = tmp_path / "table.md"
+    monkeypatch.setattr("sys.argv", ["agreement.py", *arguments, "--markdown", str(page)])
+    if code:
+        with pytest.raises(SystemExit, match=str(code)):
+            agreement.main()
+        assert said in capsys.readouterr().err
+        return
+    assert agreement.main() == code
+    out = capsys.readouterr().out
+    assert said in out
+    assert "mse, value and derivative" in out
+    assert page.read_text().startswith("|  | unit | bar | numpy |")
+
+
+def test_the_command_says_what_breaks(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["agreement.py", "--backend", "numpy", "--rows", "mse"])
+    monkeypatch.setattr(agreement, "columns", lambda names: [Off(NUMPY.library)])
+    assert agreement.main() == 1
+    out = capsys.readouterr().out
+    assert "BREAK THE BAR" in out
+    assert "!!" in out
