@@ -11,6 +11,10 @@ status=0
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/device.txt"
 python3 -m portnn info | tee -a "$out/device.txt"
 
+echo "== agreement"
+device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr ' /' '--' | tr '[:upper:]' '[:lower:]')
+timeout 400 python3 tests/agreement.py --markdown "$out/agreement-$device.md" || status=1
+
 for backend in cupy torch-cuda jax-cuda; do
     echo "== tests on $backend"
     timeout 150 python3 -m pytest -q -p no:cacheprovider --backend "$backend" tests 2>&1 |

@@ -124,7 +124,7 @@ class ReduceOnPlateau:
     """Multiply the rate by ``factor`` when the loss has not fallen for ``patience`` epochs.
 
     ``fit`` calls :meth:`observe` after each epoch with the validation loss, or the training loss where there is none.
-    A fall counts when it is by more than threshold |best|.
+    A fall counts when it is by more than threshold |best|. The rate does not go below ``minimum``, and never rises.
 
     Examples
     --------
@@ -160,7 +160,7 @@ class ReduceOnPlateau:
         else:
             self.bad_epochs += 1
         if self.bad_epochs > self.patience:
-            self.current = max(self.current * self.factor, self.minimum)
+            self.current = min(self.current, max(self.current * self.factor, self.minimum))
             self.bad_epochs = 0
 
 

@@ -117,7 +117,7 @@ def test_autodiff_of_the_value_is_right_at_exactly_zero(name, grad_of):
     assert_within(own, [expected], tolerances.first_gradient(expected, "float64"))
 
 
-# what torch and JAX return at the kink
+# what torch returns at the kink (JAX: 1 for leaky_relu)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -1,6 +1,9 @@
 """Every entry of the agreement table is within its bar, and an error of one part in a thousand breaks every bar."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import agreement
 import numpy as np
@@ -35,6 +38,19 @@ def test_any_two_gradients_agree(request, dtype):
     there = agreement.columns(request.config.getoption("backend"))
     size, *pair = agreement.largest_difference(there)[dtype]
     assert size <= 64.0, pair
+
+
+def test_another_process_gives_the_same_bits(column):
+    """With the same number of threads, which the environment hands on."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import agreement\n"
+        "(column,) = [c for c in agreement.columns() if c.name == sys.argv[2]]\n"
+        "print(agreement.fingerprint(column, 'float32'))"
+    )
+    command = [sys.executable, "-c", script, str(Path(agreement.__file__).parent), column.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == agreement.fingerprint(column, "float32")
 
 
 class Off(Column):

@@ -142,6 +142,13 @@ def test_update_number_k_takes_the_rate_of_step_k(library):
     assert history["learning_rate"] == [0.5**3, 0.5**6]
 
 
+def test_a_minimum_above_the_rate_does_not_raise_it():
+    rate = ReduceOnPlateau(0.1, patience=0, minimum=1.0)
+    for _ in range(3):
+        rate.observe(1.0)
+    assert rate(0) == 0.1
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
