@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ SIZES = [784, 128, 64, 10]
 ROWS_IN_A_LONG_SUM = 60_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Column:
     """A library, eager or with its functions compiled."""
 
@@ -94,7 +94,7 @@ def columns(names: list[str] | None = None) -> list[Column]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One line of the table: ``measure(column, dtype)`` is the worst error in ``unit``; None where no bar is set."""
 
@@ -153,14 +153,14 @@ def affine(dtype: str) -> tuple[np.ndarray, ...]:
     return np.abs(x), *others
 
 
-@row("primitives", "x weight, 784 terms", "sqrt(n) u |A||B|", 4.0)
+@row("matrix products", "x weight, 784 terms", "sqrt(n) u |A||B|", 4.0)
 def forward_product(column: Column, dtype: str) -> float:
     x, weight, *_ = affine(dtype)
     y = column(lambda x, w: primitives.linear(x, w)[0], x, weight)
     return worst(y, wide(x) @ wide(weight), product_unit(x, weight))
 
 
-@row("primitives", "its pullback: dx, dweight", "sqrt(n) u |A||B|", 4.0)
+@row("matrix products", "its pullback: dx, dweight", "sqrt(n) u |A||B|", 4.0)
 def backward_products(column: Column, dtype: str) -> float:
     x, weight, bias, dy = affine(dtype)
     dx, dweight, _ = column(lambda x, w, b, dy: primitives.linear(x, w, b)[1](dy), x, weight, bias, dy)
@@ -170,7 +170,7 @@ def backward_products(column: Column, dtype: str) -> float:
     )
 
 
-@row("primitives", "members: x weight[m], 3 of them", "sqrt(n) u |A||B|", 4.0)
+@row("matrix products", "members: x weight[m], 3 of them", "sqrt(n) u |A||B|", 4.0)
 def member_products(column: Column, dtype: str) -> float:
     x, weight = affine(dtype)[0], drawn(5, (3, 784, 20), dtype)
     y = column(lambda x, w: primitives.linear(x, w)[0], x, weight)
@@ -182,13 +182,13 @@ def sum_unit(x: np.ndarray) -> np.ndarray:
     return tolerances.long_sum(x, 0, x.dtype) / 32.0
 
 
-@row("primitives", "bias gradient, 60,000 rows", "u sum|x|", 32.0)
+@row("sums over 60,000 rows", "bias gradient, 60,000 rows", "u sum|x|", 32.0)
 def long_sum(column: Column, dtype: str) -> float:
     cases = [np.full((ROWS_IN_A_LONG_SUM, 3), 0.1, dtype), drawn(6, (ROWS_IN_A_LONG_SUM, 5), dtype)]
     return max(worst(column(primitives.sum_rows, x), wide(x).sum(axis=0), sum_unit(x)) for x in cases)
 
 
-@row("primitives", "mean loss, 60,000 rows", "u mean|x|", 32.0)
+@row("sums over 60,000 rows", "mean loss, 60,000 rows", "u sum|x|", 32.0)
 def long_mean(column: Column, dtype: str) -> float:
     x = np.abs(drawn(7, (ROWS_IN_A_LONG_SUM,), dtype))
     one = np.ones(1, dtype)
@@ -225,8 +225,10 @@ def slopes(name: str, dtype: str) -> np.ndarray:
 
 
 for activation in ACTIVATIONS:
-    row("functions", f"{activation}, value", "ulp", tolerances.ULPS)(functools.partial(value_in_ulps, activation))
-    row("functions", f"{activation}, derivative", "eps max|f'|", 64.0)(functools.partial(slope_in_eps, activation))
+    row("activations", f"{activation}, value", "ulp", tolerances.ULPS)(functools.partial(value_in_ulps, activation))
+    row("their derivatives", f"{activation}, derivative", "eps max|f'|", 64.0)(
+        functools.partial(slope_in_eps, activation)
+    )
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -262,7 +264,9 @@ def loss_in_eps(name: str, column: Column, dtype: str) -> float:
 
 
 for loss in LOSSES:
-    row("losses", f"{loss}, value and derivative", "eps max", 64.0)(functools.partial(loss_in_eps, loss))
+    row("losses and their derivatives", f"{loss}, value and derivative", "eps max", 64.0)(
+        functools.partial(loss_in_eps, loss)
+    )
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------
@@ -305,7 +309,7 @@ def gradient_in_u(hidden: str, members: int | None, column: Column, dtype: str) 
 
 for hidden, members in (("relu", None), ("tanh", None), ("relu", 3)):
     named = f"784-128-64-10 {hidden}" + (f", {members} members" if members else "")
-    row("gradients", named, "u max|g|", 64.0)(functools.partial(gradient_in_u, hidden, members))
+    row("gradient of 784-128-64-10", named, "u max|g|", 64.0)(functools.partial(gradient_in_u, hidden, members))
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -344,9 +348,11 @@ def update_in_ulps(name: str, column: Column, dtype: str) -> float:
 
 
 for name in UPDATES:
-    row("updates", f"{name}, two steps", "eps |update|", tolerances.ULPS)(functools.partial(update_in_ulps, name))
+    row("optimizer updates", f"{name}, two steps", "eps |update|", tolerances.ULPS)(
+        functools.partial(update_in_ulps, name)
+    )
 
-STEPS, BATCH = 300, 30
+STEPS, BATCH = 300, 16
 RATES = {"sgd": 0.1, "adam": 1e-3}
 
 
@@ -383,9 +389,9 @@ def run_off(optimizer: str, members: int | None, column: Column, dtype: str) -> 
 
 
 SGD_BAR, ADAM_BAR = {"float32": 1e-5, "float64": 1e-13}, {"float64": 1e-12}
-row("training", "SGD, 300 steps", "max|d params|", SGD_BAR)(functools.partial(run_off, "sgd", None))
-row("training", "SGD, 300 steps, 2 members", "max|d params|", SGD_BAR)(functools.partial(run_off, "sgd", 2))
-row("training", "Adam, 300 steps", "max|d params|", ADAM_BAR)(functools.partial(run_off, "adam", None))
+row("300 steps of SGD", "SGD, 300 steps", "max|d params|", SGD_BAR)(functools.partial(run_off, "sgd", None))
+row("300 steps of SGD", "SGD, 300 steps, 2 members", "max|d params|", SGD_BAR)(functools.partial(run_off, "sgd", 2))
+row("300 steps of Adam", "Adam, 300 steps", "max|d params|", ADAM_BAR)(functools.partial(run_off, "adam", None))
 
 
 @functools.cache
@@ -411,7 +417,7 @@ def accuracy_of_the_reference(seed: int) -> float:
     return 100.0 * float(np.mean(np.argmax(h @ params[2080:2400].reshape(32, 10) + params[2400:], axis=1) == tt))
 
 
-@row("training", "test accuracy, 3 seeds, 10 epochs", "percentage points", 0.3)
+@row("test accuracy after 10 epochs", "test accuracy, 3 seeds, 10 epochs", "percentage points", 0.3)
 def accuracy(column: Column, dtype: str) -> float:
     x, t, xt, tt = digits()
     n, off = len(x) // 50 * 50, []
@@ -434,7 +440,7 @@ def fingerprint(column: Column, dtype: str) -> str:
     return hashlib.sha256(column.library.to_numpy(model.params).tobytes()).hexdigest()
 
 
-@row("training", "5 runs: different SHA-256 of the parameters", "beyond the first", 0.0)
+@row("SHA-256 of the parameters", "5 runs: different SHA-256", "beyond the first", 0.0)
 def repeated(column: Column, dtype: str) -> float:
     return float(len({fingerprint(column, dtype) for _ in range(5)}) - 1)
 
@@ -461,6 +467,16 @@ def largest_difference(there: list[Column]) -> dict[str, tuple[float, str, str]]
         pairs = [(worst(each[a], wide(each[b]), u), a, b) for a in each for b in each if a <= b]
         found[dtype] = max(pairs)
     return found
+
+
+def condensed(rows: list[Row], table: Any) -> tuple[list[Row], Any]:
+    """Return one line per group, the worst of its rows."""
+    groups = {r.group: [other for other in rows if other.group == r.group] for r in rows}
+    short = {}
+    for group, members in groups.items():
+        names = [r.name for r in members]
+        short[group] = {c: {d: max(table[n][c][d] for n in names) for d in members[0].bar} for c in table[names[0]]}
+    return [dataclasses.replace(members[0], name=group) for group, members in groups.items()], short
 
 
 def number(value: float) -> str:
@@ -508,6 +524,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Print how far each array library is from references.")
     parser.add_argument("--backend", action="append", metavar="NAME", help="a column (all that are here)")
     parser.add_argument("--rows", metavar="TEXT", help="only rows whose group or name contains TEXT")
+    parser.add_argument("--brief", action="store_true", help="one line per group of rows: the worst of them")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as a page, too")
     options = parser.parse_args()
     there, began = columns(options.backend), time.perf_counter()
@@ -515,6 +532,8 @@ def main() -> int:
         parser.error(f"none of {', '.join(options.backend or LIBRARIES)} can be used here")
     rows = [r for r in ROWS if not options.rows or options.rows in f"{r.group} {r.name}"]
     table, apart = measured(rows, there), largest_difference(there)
+    if options.brief:
+        rows, table = condensed(rows, table)
     cells = list(lines(rows, table))
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     print("worst error in float32 / float64")
