@@ -11,16 +11,17 @@ from typing import Any
 import numpy
 
 from portnn import checks, random
-from portnn.backends import Array, Backend, device
+from portnn.backends import Array, Backend
 from portnn.backends.base import Batch, Chunk, Metrics, State, Step
 from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError
-from portnn.evaluation import checked, counter, judged, make_judge, means, read_back
+from portnn.evaluation import checked, judged, make_judge, means, read_back
 from portnn.feed import Feed, plan, split
-from portnn.losses import Loss, get_loss
+from portnn.losses import get_loss
 from portnn.mlp import MLP
-from portnn.optimizers import Adam, clip_by_norm, clip_by_value, get_optimizer
+from portnn.optimizers import Adam, get_optimizer
 from portnn.progress import Bar
+from portnn.step import make_step
 
 Callback = Callable[[MLP, "History"], object]
 
@@ -123,7 +124,10 @@ def fit(
         epochs = checks.check_count(who, "epochs", epochs)
         asked = batch_size if batch_size is None else checks.check_count(who, "batch_size", batch_size)
         seed = random.check_seed(seed, who)
-        clips = _limits(model, who, clip_value=clip_value, clip_norm=clip_norm)
+        clip_value, clip_norm = (
+            None if limit is None else checks.check_number(who, name, limit, 0.0, open_low=True)
+            for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm))
+        )
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         model.check_finite(who)
         data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
@@ -139,11 +143,17 @@ def fit(
         n = data.t.shape[0]
         if asked is not None and asked > n:
             warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=2)
-        share = None if data.share is None else model.backend.asarray(data.share, model.params.dtype)
-        objective = model.objective(entry, output_share=share, l1=l1, l2=l2, who=who)
+        step = make_step(
+            *(model, entry, optimizer),
+            clip_value=clip_value,
+            clip_norm=clip_norm,
+            l1=l1,
+            l2=l2,
+            output_share=data.share,
+        )
         return _run(
             model,
-            _make_step(model, objective, optimizer, entry, clips),
+            step,
             make_judge(model, entry, data.share),
             optimizer,
             data.feed(model),
@@ -228,36 +238,6 @@ def _run(
         model.params = before["params"]
         bar.close()
     return history
-
-
-def _make_step(model: MLP, objective: Callable[..., Any], optimizer: Any, loss: Loss, clips: dict[str, Array]) -> Step:
-    """Return the pure training step (state, batch, h) -> (state, metrics)."""
-    xp, decayed, count = model.backend.xp, model.decayed(), counter(model.backend, loss)
-    by_value, by_norm = clips.get("clip_value"), clips.get("clip_norm")
-
-    def step(state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
-        weight = batch.get("weight")
-        params, rest = state["params"], {name: a for name, a in state.items() if name != "params"}
-        value, grad, y = objective(params, batch["x"], batch["t"], weight)
-        if by_value is not None:
-            grad = clip_by_value(grad, by_value)
-        if by_norm is not None:
-            grad = clip_by_norm(grad, by_norm)
-        params, rest = optimizer.update(params, grad, rest, h, decayed)
-        total = y.shape[-2] if weight is None else xp.sum(weight)
-        metrics = {"loss": value * total, **count(y, batch["t"])}
-        if weight is not None:
-            metrics["weight"] = total
-        return {"params": params, **rest}, metrics
-
-    return step
-
-
-def _limits(model: MLP, who: str, **limits: float | None) -> dict[str, Array]:
-    """Return the clipping limits as 0-d arrays of the parameters' dtype and device."""
-    given = {k: checks.check_number(who, k, v, 0.0, open_low=True) for k, v in limits.items() if v is not None}
-    like = model.params
-    return {k: model.backend.xp.full((), v, dtype=like.dtype, device=device(like)) for k, v in given.items()}
 
 
 def _copied(backend: Backend, state: State) -> State:

@@ -32,7 +32,7 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
     *("layout", "checks", "model_file", "network", "mlp"),  # the network
-    *("feed", "progress", "evaluation", "diagnosis", "training"),  # the loop
+    *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
     *("error_bars", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -117,19 +118,28 @@ class JaxBackend(Backend):
         """One compiled ``lax.scan`` over the steps; the state's memory is donated to its successor."""
         import jax
 
-        def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
-            batch, h = row
-            return step(state, batch, h)
-
-        def scan(state: State, batch: Batch, rows: Array) -> tuple[State, Metrics]:
-            split = {name: a.reshape(steps, batch_size, *a.shape[1:]) for name, a in batch.items()}
-            state, metrics = jax.lax.scan(body, state, (split, rows), unroll=min(8, steps))
-            return state, {name: m.sum(axis=0) for name, m in metrics.items()}
-
-        compiled = jax.jit(scan, donate_argnums=0)
+        compiled = _compiled(step, steps, batch_size)
 
         def run(state: State, batch: Batch, rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
             table = numpy.asarray(rows, dtype=state["params"].dtype)
             return compiled(state, batch, jax.device_put(table, self.device))
 
         return run
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(step: Step, steps: int, batch_size: int) -> Callable[[State, Batch, Array], tuple[State, Metrics]]:
+    """Return the compiled chunk of a step, or of one equal to it: what was compiled is kept for the next ``fit``."""
+    import jax
+
+    def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
+        batch, h = row
+        return step(state, batch, h)
+
+    def scan(state: State, batch: Batch, rows: Array) -> tuple[State, Metrics]:
+        split = {name: a.reshape(steps, batch_size, *a.shape[1:]) for name, a in batch.items()}
+        state, metrics = jax.lax.scan(body, state, (split, rows), unroll=min(8, steps))
+        return state, {name: m.sum(axis=0) for name, m in metrics.items()}
+
+    compiled: Callable[[State, Batch, Array], tuple[State, Metrics]] = jax.jit(scan, donate_argnums=0)
+    return compiled

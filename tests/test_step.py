@@ -1,0 +1,116 @@
+"""Two steps are equal where they compute the same, and only there: what was compiled for one may serve the other."""
+
+import functools
+
+import numpy as np
+import pytest
+from tolerances import assert_same
+
+import portnn
+from portnn.losses import cross_entropy, get_loss
+from portnn.optimizers import get_optimizer
+from portnn.step import make_step
+
+BASE = {
+    "sizes": [4, 3, 2],
+    "model": {},
+    "loss": "cross_entropy",
+    "optimizer": portnn.Adam(0.1),
+    "step": {"output_share": None},
+}
+# what is different, and so makes another step
+DIFFERENT = {
+    "sizes": {"sizes": [4, 5, 2]},
+    "deeper": {"sizes": [4, 3, 3, 2]},
+    "activation": {"model": {"activation": "tanh"}},
+    "slope": {"model": {"activation": "leaky_relu(0.2)"}},
+    "another-slope": {"model": {"activation": "leaky_relu(0.3)"}},
+    "bias": {"model": {"bias": False}},
+    "dtype": {"model": {"dtype": "float64"}},
+    "tf32": {"model": {"matmul_precision": "tf32"}},
+    "loss": {"loss": "mse"},
+    "smoothing": {"loss": functools.partial(cross_entropy, label_smoothing=0.1)},
+    "more-smoothing": {"loss": functools.partial(cross_entropy, label_smoothing=0.2)},
+    "optimizer": {"optimizer": portnn.SGD(0.1)},
+    "adamw": {"optimizer": portnn.AdamW(0.1)},
+    "beta1": {"optimizer": portnn.Adam(0.1, beta1=0.8)},
+    "amsgrad": {"optimizer": portnn.Adam(0.1, amsgrad=True)},
+    "clip_value": {"step": {"clip_value": 1.0}},
+    "clip_norm": {"step": {"clip_norm": 1.0}},
+    "l1": {"step": {"l1": 0.1}},
+    "l2": {"step": {"l2": 0.1}},
+    "class-weights": {"loss": "mse", "step": {"output_share": np.asarray([0.25, 0.75])}},
+}
+
+
+def step_of(**changes):
+    given = {**BASE, **changes}
+    model = portnn.MLP(given["sizes"], seed=changes.get("seed", 0), **given["model"])
+    return make_step(model, get_loss(given["loss"]), get_optimizer(given["optimizer"]), **given["step"])
+
+
+@pytest.mark.parametrize("changes", [{}, *DIFFERENT.values()], ids=["base", *DIFFERENT])
+def test_the_same_makes_an_equal_step(changes):
+    a, b = step_of(**changes), step_of(**changes)
+    assert a is not b
+    assert a == b
+    assert hash(a) == hash(b)
+
+
+def test_whatever_is_different_makes_another_step():
+    steps = [step_of(), *(step_of(**changes) for changes in DIFFERENT.values())]
+    assert len(set(steps)) == len(steps)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 3}, {"optimizer": portnn.Adam(0.5)}, {"optimizer": portnn.Adam(lambda k: 0.1)}]
+)
+def test_parameters_and_rates_are_no_part_of_a_step(changes):
+    assert step_of(**changes) == step_of()
+
+
+def own_activation(z):
+    return z * 1.0, lambda dy: (dy * 1.0,)
+
+
+class OwnOptimizer(portnn.SGD):
+    pass
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"activation": own_activation}},
+        {"loss": lambda y, t: cross_entropy(y, t)},
+        {"loss": functools.partial(lambda y, t, f: f(y, t), f=cross_entropy)},
+        {"optimizer": OwnOptimizer(0.1)},
+    ],
+    ids=["activation", "loss", "partial", "optimizer"],
+)
+def test_functions_of_the_user_may_change_their_minds(changes):
+    """What they read from elsewhere is not seen here, so a step with one is equal to itself alone."""
+    a, b = step_of(**changes), step_of(**changes)
+    assert a == a
+    assert a != b
+    assert a != "a step"
+
+
+def test_a_second_fit_compiles_nothing():
+    pytest.importorskip("jax", reason="jax is not installed")
+    from portnn.backends import jax as backend
+
+    x, t = np.eye(4, dtype=np.float32), np.asarray([0, 1, 0, 1])
+
+    def fitted(rate, **options):
+        model = portnn.MLP([4, 3, 2], backend="jax")
+        portnn.fit(model, x, t, optimizer=portnn.SGD(rate), epochs=2, batch_size=2, progress=False, **options)
+        return np.asarray(model.params)
+
+    first = fitted(0.1)
+    before = backend._compiled.cache_info()
+    assert_same(fitted(0.1), first)
+    assert not np.array_equal(fitted(0.2), first)
+    after = backend._compiled.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 2)
+    fitted(0.1, l2=0.5)
+    assert backend._compiled.cache_info().misses > after.misses
