@@ -5,33 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy
-
-from portnn import checks, random
+from portnn import checks
 from portnn.backends import Array, get_backend
-from portnn.error_bars import judged, reference, worst
+from portnn.error_bars import judged, reference
 from portnn.errors import shown
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
-from portnn.optimizers import SGD, Optimizer, get_optimizer
-
-APART = {"float32": 1e-5, "float64": 1e-13}
-
-
-class Parting(NamedTuple):
-    """Where two backends part in training: the first step and the place, and whether rounding explains it.
-
-    ``difference`` is the largest one there, relative to max(1, the largest parameter there). ``rounding`` is True if
-    both backends, given the same parameters, compute that step's gradient within the bars: then small differences have
-    grown from step to step, as they do in float32 with Adam or at a high rate, and nothing is wrong.
-    """
-
-    step: int
-    place: str
-    first: str
-    second: str
-    difference: float
-    rounding: bool
+from portnn.optimizers import SGD, get_optimizer
+from portnn.side_by_side import Parting, first_parting
 
 
 class Comparison(NamedTuple):
@@ -51,7 +32,7 @@ class Comparison(NamedTuple):
     def agree(self) -> bool:
         """Whether every error is within its bar and no parting is left unexplained."""
         within = all(error <= 1.0 for errors in self.errors.values() for error in errors.values())
-        return within and (self.parting is None or self.parting.rounding)
+        return within and (self.parting is None or not self.parting.fault)
 
     def worst(self) -> tuple[str, str, float]:
         """Return the backend, the place and the size of the worst error in units of its bar.
@@ -65,14 +46,14 @@ class Comparison(NamedTuple):
         """Return a table: a line per place, a column per backend, relative error and units of the bar."""
         names = list(self.errors)
         places = list(self.errors[names[0]])
-        width = max(map(len, places))
-        lines = [" " * width + "".join(f"{name:>20}" for name in names)]
+        first, width = max(map(len, places)), max(18, *map(len, names)) + 2
+        lines = [" " * first + "".join(f"{name:>{width}}" for name in names)]
         for place in places:
             cells = (f"{self.relative[n][place]:.1e} ({self.errors[n][place]:.2f})" for n in names)
-            lines.append(f"{place:{width}}" + "".join(f"{cell:>20}" for cell in cells))
+            lines.append(f"{place:{first}}" + "".join(f"{cell:>{width}}" for cell in cells))
         lines.append("Error relative to the largest entry (in units of the bar: at most 1).")
         if self.parting is not None:
-            lines.append(_told(self.parting))
+            lines.append(str(self.parting))
         elif self.steps:
             lines.append(f"Together over {self.steps} training steps.")
         return "\n".join(lines)
@@ -138,7 +119,7 @@ def compare_backends(
     if steps:
         optimizer = get_optimizer(SGD(0.1) if optimizer is None else optimizer)
         size = len(x) if batch_size is None else checks.check_count(who, "batch_size", batch_size)
-        parting = _first_parting(models, x, t, entry, optimizer, steps, min(size, len(x)), seed)
+        parting = first_parting(models, x, t, entry, optimizer, steps, min(size, len(x)), seed)
     return Comparison(errors, relative, steps, parting)
 
 
@@ -168,80 +149,8 @@ def assert_backends_agree(
             f"({found.relative[backend][place]:.2g} of its largest entry)"
         )
     if not found.agree and found.parting is not None:
-        raise AssertionError(f"assert_backends_agree: {_told(found.parting)}")
+        raise AssertionError(f"assert_backends_agree: {found.parting}")
     return found
-
-
-# -- training ---------------------------------------------------------------------------------------------------------
-
-
-def _first_parting(
-    models: dict[str, MLP], x: Array, t: Array, loss: Loss, optimizer: Optimizer, steps: int, size: int, seed: int
-) -> Parting | None:
-    """Train all models side by side; return where the first two part."""
-    names, runs = list(models), {}
-    for name, model in models.items():
-        params = model.backend.asarray(model.params, copy=True)
-        runs[name] = [params, optimizer.init(params), model.objective(loss), model.decayed()]
-    per_epoch = len(x) // size
-    for step in range(steps):
-        epoch, batch = divmod(step, per_epoch)
-        rows = slice(None) if size == len(x) else random.order(seed, epoch, len(x))[batch * size :][:size]
-        before = runs[names[0]][0]
-        before = models[names[0]].backend.to_numpy(before).copy()
-        after = {}
-        for name, model in models.items():
-            params, state, objective, decayed = runs[name]
-            with model.scope():
-                here = (model.backend.asarray(a[rows]) for a in (x, t))
-                _, grad, _ = objective(params, *here, None)
-                params, state = optimizer.update(params, grad, state, optimizer.row(step), decayed)
-                runs[name][:2] = params, state
-                after[name] = model.backend.to_numpy(params).astype(numpy.float64)
-        for second in names[1:]:
-            place, difference = _farthest(models[second], after[names[0]], after[second])
-            if not difference <= APART[models[second].dtype]:
-                rounding = _same_gradient(models, (names[0], second), before, x[rows], t[rows], loss)
-                return Parting(step + 1, place, names[0], second, difference, rounding)
-    return None
-
-
-def _same_gradient(
-    models: dict[str, MLP], pair: tuple[str, str], params: Array, x: Array, t: Array, loss: Loss
-) -> bool:
-    """Whether two backends compute the same gradient within the bars, given the same parameters."""
-    if not numpy.isfinite(params).all():
-        return False
-    copies = [models[name].to() for name in pair]
-    for copy in copies:
-        copy.params = params
-    exact = reference(copies[0], x, t, loss)
-    return all(error <= 1.0 for copy in copies for error in judged(copy, x, t, loss, exact)[0].values())
-
-
-def _farthest(model: MLP, a: Array, b: Array) -> tuple[str, float]:
-    """Return the place of the parameters where two vectors differ most, and by how much."""
-    farthest = ("layer 0 weight", -1.0)
-    for i, layer in enumerate(model.layers):
-        for kind, place in (("weight", layer.weight), ("bias", layer.bias)):
-            if place is not None:
-                here, there = a[..., place], b[..., place]
-                difference = worst(abs(here - there)) / max(1.0, worst(abs(here)))
-                farthest = max(farthest, (f"layer {i} {kind}", difference), key=lambda place: place[1])
-    return farthest
-
-
-# -- small things -----------------------------------------------------------------------------------------------------
-
-
-def _told(parting: Parting) -> str:
-    step, place, first, second, difference, rounding = parting
-    why = (
-        "from the same parameters both compute the same gradient within what rounding costs, so differences have grown"
-        if rounding
-        else "from the same parameters they compute different gradients"
-    )
-    return f"{first} and {second} part at step {step} in {place}, by {difference:.2g} of its size: {why}"
 
 
 def _names(backends: list[Any]) -> list[str]:

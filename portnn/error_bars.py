@@ -11,7 +11,7 @@ is far outside.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -22,6 +22,10 @@ from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.network import forward
 
+# Errors of equal samples, or through units that are alike, are equal and do not average out. They are a tenth of their
+# bars or less, so this share of their plain sum is added to the root of the squares: over units, and over samples.
+ALIKE, ALIKE_SAMPLES = 0.1, 0.2
+PROBES = 32  # outputs are varied one by one up to here; of more, random signs of all
 Exact = dict[str, tuple[Array, Array]]
 
 
@@ -32,21 +36,23 @@ def reference(model: MLP, x: Array, t: Array, loss: Loss) -> Exact:
     """
     xp, eps = HOST.xp, float(numpy.finfo(model.dtype).eps)
     wide = numpy.longdouble if model.dtype == "float64" else numpy.float64
-    product_unit = 2.0**-11 if (model.dtype, model.matmul_precision) == ("float32", "tf32") else 0.5 * eps
-    params = model.backend.to_numpy(model.params).astype(wide)
-    found: Exact = {}
+    # below the smallest normal number digits are lost, or all of it
+    tiny = float(numpy.finfo(model.dtype).smallest_normal)
+    # TF32 keeps 11 bits of each factor, and a library may cut the others off
+    coarse = 2.0**-9 if (model.dtype, model.matmul_precision) == ("float32", "tf32") else 0.0
+    across = xp.matrix_transpose
 
-    def product(a: Array, ea: Array, b: Array, eb: Array | float = 0.0) -> tuple[Array, Array]:
+    def product(a: Array, ea: Array, b: Array, eb: Array | None = None) -> tuple[Array, Array]:
         """Return a b and its error: theirs, and that of the sums of n products."""
-        own = terms(a.shape[-1]) * product_unit * (abs(a) @ abs(b))
-        carried = (ea * ea) @ (b * b) + (0.0 if isinstance(eb, float) else (a * a) @ (eb * eb))
-        return a @ b, xp.sqrt(carried + own * own)
+        size = abs(a) @ abs(b)
+        own = (coarse + 0.5 * eps * terms(a, b)) * size + tiny * a.shape[-1] ** 0.5
+        squares, plain, alike = (ea * ea) @ (b * b), ea @ abs(b), ALIKE
+        if eb is not None:  # a sum over samples
+            squares, plain, alike = squares + (a * a) @ (eb * eb), plain + abs(a) @ eb, ALIKE_SAMPLES
+        return a @ b, xp.sqrt(squares + (alike * plain) ** 2 + own * own)
 
-    def at(f: Callable[[Array], Array], z: Array, ez: Array) -> tuple[Array, Array]:
-        """Return f(z) and how far f is from it at z - ez and z + ez."""
-        y = f(z)
-        return y, xp.maximum(abs(f(z + ez) - y), abs(f(z - ez) - y))
-
+    found: Exact = {}
+    params = model.backend.to_numpy(model.params).astype(wide)
     a, ea, layers = x.astype(wide), xp.zeros(x.shape, dtype=wide), []
     with HOST.scope():
         for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
@@ -54,43 +60,27 @@ def reference(model: MLP, x: Array, t: Array, loss: Loss) -> Exact:
             if layer.bias is not None:
                 bias = params[..., None, layer.bias]
                 z, ez = z + bias, _root(ez, eps * (abs(z + bias) + abs(bias)))
-            y, moved = at(functools.partial(_value, layer.activation), z, ez)
-            slope, bent = at(functools.partial(_slope, layer.activation), z, ez)
-            # A kink taken on the other side is no small error with room to spare: its effects, summed with the signs of
-            # the weights, are of the size of the bar, so five standard deviations are allowed.
-            bent = bent * xp.where(bent > 1e-3, 5.0, 1.0)
-            layers.append((layer, weight, a, ea, slope, bent))
-            a, ea = y, moved + 8.0 * eps * (abs(y) + abs(z * slope))
+            y, moved = _around(functools.partial(_value, layer.activation), z, ez)
+            slope, bent = _around(functools.partial(_slope, layer.activation), z, ez)
+            layers.append((layer, weight, a, ea, slope, _kinked(bent, 1e-3)))
+            a, ea = y, moved + 8.0 * eps * (abs(y) + abs(z * slope)) + tiny
             found[f"layer {i} output"] = a, ea
-        share = xp.full(a.shape[:-1], 1.0, dtype=wide) / a.shape[-2]
-        values, dy = _differentiated(loss, a, t, share)
-        change, turn = 0.0, 0.0
-        for j in range(a.shape[-1]):  # what the error of one output does to the loss and to all of its derivatives
-            step = xp.zeros_like(a)
-            step[..., j] = ea[..., j]
-            for sign in (1.0, -1.0):
-                other_values, other_dy = _differentiated(loss, a + sign * step, t, share)
-                change, turn = change + 0.5 * (other_values - values) ** 2, turn + 0.5 * (other_dy - dy) ** 2
+        values, dy, changed, turned, rounded = _loss_and_errors(loss, a, ea, t)
+        found["loss"] = xp.mean(values, axis=-1), changed + 16.0 * eps * rounded
         size = (loss.kind != "values") + abs(a) + (abs(t) if t.shape == a.shape[-t.ndim :] else 0.0)
-        share = share[..., None]
-        rounding = share * abs(values)[..., None] + xp.sum(abs(dy) * size, axis=-1, keepdims=True)
-        rounding = xp.sum(rounding + (loss.kind != "values") * share, axis=(-1, -2))
-        carried = xp.sqrt(xp.sum(change, axis=-1)) / a.shape[-2]
-        found["loss"] = xp.mean(values, axis=-1), carried + 16.0 * eps * rounding
-        d, ed = dy, xp.sqrt(turn) + 8.0 * eps * (abs(dy) + share * size)
+        d, ed = dy, turned + 8.0 * eps * (abs(dy) + size / a.shape[-2]) + tiny
         for i, (layer, weight, a, ea, slope, bent) in reversed(list(enumerate(layers))):
-            ed = _root(ed * (abs(slope) + bent), abs(d) * bent, 8.0 * eps * abs(d) * xp.maximum(abs(slope), 1.0))
+            ed = _root(ed * (abs(slope) + bent), abs(d) * bent, 8.0 * eps * abs(d) * xp.maximum(abs(slope), 1.0)) + tiny
             d = d * slope
-            across = xp.matrix_transpose
             found[f"layer {i} weight gradient"] = product(across(a), across(ea), d, ed)
             if layer.bias is not None:
-                total = terms(min(d.shape[-2], 256)) * 0.5 * eps * xp.sum(abs(d), axis=-2)
-                found[f"layer {i} bias gradient"] = xp.sum(d, axis=-2), _root(xp.sqrt(xp.sum(ed * ed, axis=-2)), total)
+                one = xp.ones((1, d.shape[-2]), dtype=wide)
+                total, error = product(one, 0.0 * one, d, ed)
+                found[f"layer {i} bias gradient"] = total[..., 0, :], error[..., 0, :]
             d, ed = product(d, ed, across(weight))
     for place, (value, bar) in found.items():
         if not (worst(abs(value)) <= float(numpy.finfo(model.dtype).max) and numpy.isfinite(bar).all()):
             raise ValueError(f"compare_backends: {place} is beyond {model.dtype}: x or the parameters are too large")
-    tiny = float(numpy.finfo(model.dtype).smallest_normal)
     factor = 1.0 if numpy.finfo(wide).eps < eps else 2.0
     return {place: (value, factor * bar + tiny) for place, (value, bar) in found.items()}
 
@@ -124,19 +114,90 @@ def computed(model: MLP, x: Array, t: Array, loss: Loss) -> dict[str, Array]:
         return {place: backend.to_numpy(a).astype(numpy.float64) for place, a in found.items()}
 
 
-def terms(n: int) -> float:
-    """Return what the sum of n products costs, in units of u sum|a||b|: 4 sqrt(n), or for equal ones n / 2.
+def terms(a: Array, b: Array) -> Array:
+    """Return what each sum of n products costs, in units of u |A||B|: 4 sqrt(n), or for m equal ones m / 2.
 
-    The errors of n roundings add up like a random walk, unless the terms are equal: then all partial sums of a block
-    (of some 256 at most, in every library) are rounded to one side.
+    The errors of n roundings add up like a random walk, unless the terms are equal: then all partial sums are rounded
+    to one side. Up to 64 terms the random walk's bar is above that.
 
     Examples
     --------
-    >>> terms(16), terms(256), terms(10_000)
-    (16.0, 128.0, 400.0)
+    >>> import numpy as np
+    >>> one, ramp = np.ones((1, 400)), np.arange(400.0)[None, :]
+    >>> terms(one, one.T), terms(ramp, one.T), terms(one[:, :16], one[:, :16].T)
+    (array([[200.]]), array([[80.]]), array(16.))
 
     """
-    return max(4.0 * n**0.5, 0.5 * min(n, 256))
+    n = a.shape[-1]
+    if n <= 64:
+        return numpy.asarray(4.0 * n**0.5)
+    rows, columns = _repeated(a)[..., :, None], _repeated(numpy.matrix_transpose(b))[..., None, :]
+    return numpy.maximum(4.0 * n**0.5, 0.5 * numpy.minimum(rows, columns))
+
+
+def worst(errors: Array) -> float:
+    """Return the largest entry; infinity for a NaN."""
+    return float(numpy.max(numpy.nan_to_num(errors, nan=numpy.inf, posinf=numpy.inf)))
+
+
+def _loss_and_errors(loss: Loss, y: Array, ey: Array, t: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Return the values, their mean's derivatives, and what the errors of the outputs do to the mean and to those.
+
+    The last is what the mean's own rounding is proportional to.
+    """
+    n, n_outputs = y.shape[-2:]
+    share = numpy.full(y.shape[:-1], 1.0, dtype=y.dtype) / n
+    values, dy = _differentiated(loss, y, t, share)
+    change, turn, steps = numpy.zeros_like(values), numpy.zeros_like(dy), 0
+    for step in _variations(ey):
+        around = [_differentiated(loss, y + sign * step, t, share) for sign in (1.0, -1.0)]
+        change += numpy.maximum(*(abs(v - values) for v, _ in around)) ** 2
+        turn += _kinked(numpy.maximum(*(abs(d - dy) for _, d in around)), 1e-3 / (n * n_outputs)) ** 2
+        steps += 1
+    many = steps if n_outputs > PROBES else 1
+    change, turn = numpy.sqrt(change / many), numpy.sqrt(turn / many)
+    changed = (numpy.sqrt(numpy.sum(change**2, axis=-1)) + ALIKE * numpy.sum(change, axis=-1)) / n
+    bounded = loss.kind != "values"  # terms of the order of 1 may cancel in these
+    size = bounded + abs(y) + (abs(t) if t.shape == y.shape[-t.ndim :] else 0.0)
+    rounded = numpy.mean(abs(values), axis=-1) + numpy.sum(abs(dy) * size, axis=(-1, -2)) + bounded
+    return values, dy, changed, turn, rounded
+
+
+def _variations(ey: Array) -> Iterator[Array]:
+    """Yield the errors of one output at a time; of many, random signs of all, whose mean square is the same."""
+    if ey.shape[-1] > PROBES:
+        signs = numpy.random.default_rng(0)
+        yield from (ey * signs.choice([-1.0, 1.0], size=ey.shape) for _ in range(PROBES))
+        return
+    for j in range(ey.shape[-1]):
+        step = numpy.zeros_like(ey)
+        step[..., j] = ey[..., j]
+        yield step
+
+
+def _kinked(change: Array, smooth: float) -> Array:
+    """Return changes of a slope, five times as large where rounding cannot have made them by a smooth curve.
+
+    A kink taken on the other side is no small error with room to spare: its effects, summed with the signs of the
+    weights, are of the size of the bar, so five standard deviations are allowed.
+    """
+    return change * numpy.where(change > smooth, 5.0, 1.0)
+
+
+def _around(f: Callable[[Array], Array], z: Array, ez: Array) -> tuple[Array, Array]:
+    """Return f(z) and how far f is from it at z - ez and z + ez."""
+    y = f(z)
+    return y, numpy.maximum(abs(f(z + ez) - y), abs(f(z - ez) - y))
+
+
+def _repeated(a: Array) -> Array:
+    """Return for each row the root of the sum of m^2, m how often each number but 0 stands there (to 12 bits)."""
+    fraction, exponent = numpy.frexp(a.astype(numpy.float64))
+    a = numpy.sort(numpy.ldexp(numpy.round(fraction * 4096.0), exponent), axis=-1)
+    at = numpy.arange(a.shape[-1])
+    new = numpy.concatenate([numpy.ones_like(a[..., :1], dtype=bool), a[..., 1:] != a[..., :-1]], axis=-1)
+    start = numpy.maximum.accumulate(numpy.where(new, at, 0), axis=-1)
+    return numpy.sqrt(numpy.sum(numpy.where(a != 0.0, 2.0 * (at - start) + 1.0, 0.0), axis=-1))
 
 
 def _value(activation: Activation, z: Array) -> Array:
@@ -162,8 +223,3 @@ def _one(cotangents: Any) -> Array:
 
 def _root(*errors: Array) -> Array:
     return HOST.xp.sqrt(sum(e * e for e in errors))
-
-
-def worst(errors: Array) -> float:
-    """Return the largest entry; infinity for a NaN."""
-    return float(numpy.max(numpy.nan_to_num(errors, nan=numpy.inf, posinf=numpy.inf)))

@@ -33,7 +33,7 @@ ROOMS = (
     *("random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
     *("layout", "checks", "model_file", "network", "mlp"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
-    *("error_bars", "agreement", "testing", "plots"),  # outer rooms
+    *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),
 )
 
