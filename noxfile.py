@@ -57,6 +57,17 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Change the mathematics in some 1,500 places and count how often a test notices; see docs/mutation.md."""
+    session.install(*nox.project.dependency_groups(GROUPS, "mutation"))
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    if not session.posargs:  # such as "portnn.losses*" or the names of mutants, to run these again
+        shutil.rmtree(HERE / "mutants", ignore_errors=True)
+    session.run("python", "-m", "mutmut", "run", "--max-children", "1", *session.posargs, env=threads)
+    session.run("python", str(HERE / "benchmarks" / "mutation.py"))
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and layout."""
     session.install(*nox.project.dependency_groups(GROUPS, "lint"))

@@ -250,10 +250,11 @@ class MLP:
         who, n_outputs, dtype = "loss_and_grad", self.sizes[-1], self._params.dtype
         self._check(x, who)
         n = checks.check_samples(who, x=x[0, ...] if x.ndim == 3 else x)
-        if self.backend.is_concrete(x):
+        traced = t is not None and self.backend.owns(t) and not self.backend.is_concrete(t)
+        if self.backend.is_concrete(x) and not traced:
             checks.check_finite(x, self.backend, self.dtype, who)
         weight, share = sample_weight, None
-        if t is not None and self.backend.owns(t) and not self.backend.is_concrete(t):
+        if traced:
             if class_weight is not None:
                 raise ValueError(f"{who}: class_weight needs the values of t, which is traced; use sample_weight")
             t = checks.check_traced_targets(t, loss, n, n_outputs, dtype, who)

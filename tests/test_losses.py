@@ -93,6 +93,21 @@ def test_values_and_derivatives_are_those_of_torch(library, ours, theirs, t, opt
     assert_within(got_dy, dy.numpy(), tolerances.first_gradient(dy.numpy(), dtype))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("total", [0.5, 1.0, 1.25])
+def test_cross_entropy_of_rows_that_do_not_add_up_to_1(library, total, dtype):
+    """dy = softmax(y) sum(t) - t: rounding leaves the sums of rows of quotients off 1, which must not show in dy."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    y, t = torch.asarray(Y.astype(dtype).astype("float64"), requires_grad=True), (total * MIXED).astype(dtype)
+    expected = torch.nn.functional.cross_entropy(y, torch.asarray(t.astype("float64")), reduction="none")
+    (expected_dy,) = torch.autograd.grad(expected.sum(), y)
+    expected, expected_dy = expected.detach().numpy(), expected_dy.numpy()
+    values, vjp = cross_entropy(library.make(Y, dtype), library.make(t))
+    assert_within(library.to_numpy(values), expected, tolerances.few_steps(expected, dtype))
+    dy = library.to_numpy(vjp(library.make(np.ones(N), dtype))[0])
+    assert_within(dy, expected_dy, tolerances.first_gradient(expected_dy, dtype))
+
+
 @case
 def test_the_pullback_is_pure_and_nothing_is_written(library, ours, theirs, t, options):
     y, t, cotangent = library.make(Y), library.make(t), library.make(WEIGHTS)
@@ -169,6 +184,13 @@ def test_cross_entropy_does_not_see_a_shift_of_all_logits(library, dtype):
     t = library.make(LABELS)
     values, shifted = (library.to_numpy(cross_entropy(library.make(y + c, dtype), t)[0]) for c in (0.0, 8192.0))
     assert_same(shifted, values)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_where_outputs_and_targets_are_equal_there_is_no_gradient(library, name):
+    values, vjp = LOSSES[name].pair(library.make(Y), library.make(Y))
+    assert_same(library.to_numpy(values), np.zeros(N))
+    assert_same(library.to_numpy(vjp(library.make(np.ones(N)))[0]), np.zeros((N, K)))
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------
@@ -269,13 +291,14 @@ def test_class_weights_of_a_yes_or_no_question_weigh_the_samples(library):
     assert_within(got, expected, tolerances.few_steps(expected, "float64"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["mse", "mae", "huber", "poisson", "binary_cross_entropy"])
-def test_without_classes_a_class_weight_is_that_of_an_output(library, name):
+def test_without_classes_a_class_weight_is_that_of_an_output(library, name, dtype):
     t = YES_NO
     per_output = np.stack([LOSSES[name].pair(Y[:, j : j + 1], t[:, j : j + 1])[0] for j in range(K)], axis=1)
     expected = (per_output @ CLASS_WEIGHTS / CLASS_WEIGHTS.sum()).mean()
-    got = loss_of(library, Y, t, name, class_weight=CLASS_WEIGHTS)
-    assert_within(got, expected, tolerances.few_steps(per_output, "float64"))
+    got = loss_of(library, Y, t, name, dtype, class_weight=CLASS_WEIGHTS)
+    assert_within(got, expected, tolerances.few_steps(per_output, dtype))
 
 
 def test_the_mean_of_60_000_float32_losses_loses_at_most_32_u(library):
@@ -312,6 +335,13 @@ def test_the_penalty_by_hand(library, l1, l2, value, gradient):
     assert_same(library.to_numpy(grad), np.asarray(gradient))
 
 
+def test_every_member_has_a_penalty_of_its_own(library):
+    params, decayed = library.make([[3.0, -4.0, 9.0], [1.0, 2.0, 9.0]]), library.make([1.0, 1.0, 0.0])
+    got, grad = penalty(params, decayed, 0.5, 2.0)
+    assert_same(library.to_numpy(got), np.asarray([28.5, 6.5]))  # 0.5 (3 + 4) + 9 + 16 and 0.5 (1 + 2) + 1 + 4
+    assert_same(library.to_numpy(grad), np.asarray([[6.5, -8.5, 0.0], [2.5, 4.5, 0.0]]))
+
+
 def test_the_penalty_is_added_to_loss_and_gradient_and_spares_biases(library):
     model = portnn.MLP([2, 2], dtype="float64", **library.where)
     model.params = library.make([1.0, -2.0, 3.0, 0.0, 7.0, 7.0])
@@ -321,6 +351,27 @@ def test_the_penalty_is_added_to_loss_and_gradient_and_spares_biases(library):
     # 0.25 (1 + 2 + 3) + 0.25 (1 + 4 + 9);  0.25 sign w + 0.5 w
     assert_within(value - plain, 5.0, tolerances.few_steps(value, "float64"))
     assert_within(grad - plain_grad, [0.75, -1.25, 1.75, 0.0, 0.0, 0.0], tolerances.few_steps(plain_grad, "float64"))
+
+
+@pytest.mark.parametrize(("l1", "l2", "extra"), [(0.25, 0.0, 1.5), (0.0, 0.5, 3.5)])
+def test_one_penalty_does_not_need_the_other(library, l1, l2, extra):
+    model = portnn.MLP([2, 2], dtype="float64", **library.where)
+    model.params = library.make([1.0, -2.0, 3.0, 0.0, 7.0, 7.0])
+    x, t = library.make([[1.0, 2.0]]), np.asarray([[0.5, 0.25]])
+    plain, value = (library.to_numpy(model.loss_and_grad(x, t, "mse", **o)[0]) for o in ({}, {"l1": l1, "l2": l2}))
+    assert_within(value - plain, extra, tolerances.few_steps(value, "float64"))
+
+
+def test_the_objective_alone_has_no_penalty_and_says_its_name(library):
+    model = portnn.MLP([K, K], dtype="float64", **library.where)
+    x, t = library.make(Y), library.make(TARGETS)
+    value, grad, y = model.objective("mse")(model.params, x, t, None)
+    expected = ((library.to_numpy(model(x)) - TARGETS) ** 2).mean()
+    assert_within(library.to_numpy(value), expected, tolerances.few_steps(expected, "float64"))
+    assert_same(library.to_numpy(grad), library.to_numpy(model.loss_and_grad(x, t, "mse")[1]))
+    assert_same(library.to_numpy(y), library.to_numpy(model(x)))
+    with pytest.raises(ValueError, match=r"^objective: l1 must be a finite number >= 0, got -1.0"):
+        model.objective("mse", l1=-1.0)
 
 
 def fourth_power(y, t):
@@ -372,5 +423,11 @@ def test_a_loss_is_found_by_name_by_function_by_partial_and_by_itself():
     )
     assert get_loss(LOSSES["mse"]) is LOSSES["mse"]
     assert (get_loss(fourth_power).name, get_loss(fourth_power).kind) == ("fourth_power", "values")
+
+    class Nameless:
+        def __call__(self, y, t):
+            return fourth_power(y, t)
+
+    assert get_loss(Nameless()).name == "custom"
     with pytest.raises(ValueError, match=r"unknown loss 'hubert'.* did you mean 'huber'"):
         get_loss("hubert")

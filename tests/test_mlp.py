@@ -1,5 +1,6 @@
 """The network's face: where its parameters stand, what it takes and gives, and how it moves between libraries."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -8,7 +9,7 @@ import tolerances
 from tolerances import assert_same, assert_within
 
 import portnn
-from portnn import MLP
+from portnn import MLP, model_file
 from portnn.activations import ACTIVATIONS
 
 rng = np.random.default_rng(2)
@@ -119,6 +120,50 @@ def test_members_answer_as_each_alone(library):
     assert_within(each[2], library.to_numpy(members(library.make(3 * X)))[2], tolerances.few_steps(each, "float64"))
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_members_may_have_a_batch_each(library, members):
+    """What is minimized is that of each member on its own rows; the number of samples is that of one batch."""
+    model, t = network(library, members=members, seed=4), np.asarray([0, 1, 1, 0, 0, 1])
+    batches = np.stack([X, 2.0 * X][:members])
+    value, grad = (library.to_numpy(a) for a in model.loss_and_grad(library.make(batches), t))
+    for i in range(members):
+        alone, grad_alone = network(library, seed=4 + i).loss_and_grad(library.make(batches[i]), t)
+        alone, grad_alone = library.to_numpy(alone), library.to_numpy(grad_alone)
+        assert_within(value[i], alone, tolerances.few_steps(alone, "float64"))
+        assert_within(grad[i], grad_alone, tolerances.first_gradient(grad_alone, "float64"))
+
+
+def test_an_error_names_the_function_that_was_called(library):
+    model, narrow = network(library), library.make(X[:, :2])
+    t = np.asarray([0, 1, 1, 0, 0, 1])
+    for who, call in (("MLP", model), ("MLP.vjp", model.vjp), ("loss_and_grad", lambda x: model.loss_and_grad(x, t))):
+        with pytest.raises(ValueError, match=f"^{who}: X has 2 features, but MLP is expecting 3"):
+            call(narrow)
+    infinite = X.copy()
+    infinite[2, 1] = np.inf
+    with pytest.raises(ValueError, match=r"^loss_and_grad: Input X contains infinity, first at row 2, feature 1$"):
+        model.loss_and_grad(library.make(infinite), t)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"t": [0, 1, 2, 0, 0, 1]}, r"label 2 at row 2 out of range \[0, 1\]"),
+        ({"sample_weight": np.ones(5)}, r"sample_weight has shape \(5,\), expected \(6,\)"),
+        ({"class_weight": [1.0, 2.0, 3.0]}, r"class_weight must be 2 non-negative finite numbers, not all zero"),
+        ({"class_weight": [0.0, 1.0], "sample_weight": np.eye(6)[0]}, "class_weight times sample_weight must have"),
+        ({"l1": -1.0}, "l1 must be a finite number >= 0, got -1.0"),
+        ({"l2": -1.0}, "l2 must be a finite number >= 0, got -1.0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_error_of_loss_and_grad_says_so(library, options, message):
+    arguments = {"t": [0, 1, 1, 0, 0, 1], **options}
+    arguments = {name: np.asarray(value) if name == "t" else value for name, value in arguments.items()}
+    with pytest.raises(ValueError, match=f"^loss_and_grad: {message}"):
+        network(library).loss_and_grad(library.make(X), **arguments)
+
+
 def test_rows_answer_by_themselves(library):
     model = network(library)
     order = np.asarray([3, 0, 5, 1, 4, 2])
@@ -215,9 +260,61 @@ def test_to_carries_numbers_over_exactly_or_rounds_once(library, dtype, to):
 def test_to_makes_a_copy_and_leaves_the_model_alone(library):
     model = network(library)
     before = library.to_numpy(model.params).copy()
-    for copy in (model.to(), model.to(dtype="float64"), model.to(**library.where)):
-        copy.params = library.make(np.zeros(26))
+    for moved in (model.to(), model.to(dtype="float64"), model.to(**library.where)):
+        moved.params = library.make(np.zeros(26))
         assert_same(library.to_numpy(model.params), before)
+
+
+def test_to_without_arguments_shares_no_memory():
+    model = MLP([3, 4, 2])
+    assert model.to().backend is model.backend
+    assert not np.shares_memory(model.to().params, model.params)
+
+
+def test_to_moves_between_libraries_and_devices(tmp_path):
+    pytest.importorskip("array_api_strict", reason="array_api_strict is not installed")
+    model = MLP([3, 4, 2])
+    there = model.to(backend="array_api_strict", device="device1")
+    model.save(tmp_path / "model.safetensors")
+    loaded = MLP.load(tmp_path / "model.safetensors", backend="array_api_strict", device="device1")
+    elsewhere = there.to(device="device2")
+    home = there.to(backend="numpy")
+    for moved, place in (
+        (there, ("array_api_strict", "device1")),
+        (there.to(), ("array_api_strict", "device1")),
+        (loaded, ("array_api_strict", "device1")),
+        (elsewhere, ("array_api_strict", "device2")),
+        (home, ("numpy", "cpu")),
+    ):
+        assert (moved.backend.name, moved.backend.device_name) == place
+        assert moved.backend.owns(moved.params)
+        assert moved.backend.device_of(moved.params) == moved.backend.device
+        assert_same(moved.backend.to_numpy(moved.params), model.params)
+
+
+def test_a_copy_has_parameters_of_its_own():
+    model = MLP([3, 4, 2])
+    twin = copy.copy(model)
+    assert not np.shares_memory(twin.params, model.params)
+    assert_same(twin.params, model.params)
+
+
+def test_a_pickle_holds_the_parameters_on_the_host(library):
+    model = network(library)
+    state = model.__getstate__()
+    assert isinstance(state["_params"], np.ndarray)
+    assert set(state) == set(vars(model))
+
+
+def test_a_file_with_nan_is_refused_by_name(tmp_path):
+    model = MLP([3, 4, 2])
+    params = model.params.copy()
+    params[13] = np.nan  # the first bias follows 12 weights
+    config = {"sizes": model.sizes, "dtype": model.dtype, "members": None, "seed": 0}
+    model_file.write(tmp_path / "model.safetensors", config, model.layers, params)
+    message = r"^MLP\.load: biases\[0\] of the model holds NaN or infinity; train or load it again$"
+    with pytest.raises(ValueError, match=message):
+        MLP.load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("members", [None, 2])
@@ -276,6 +373,13 @@ def test_the_model_itself_under_jit():
         assert_within(np.asarray(a), np.asarray(b), tolerances.first_gradient(np.asarray(b), "float32"))
 
 
+def test_targets_that_do_not_fit_are_refused_under_jit_too():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    model, x = MLP([3, 4, 2], backend="jax"), jax.numpy.asarray(X)
+    with pytest.raises(ValueError, match=r"^loss_and_grad: t has shape \(6, 3\), mse expects one row for each of 6"):
+        jax.jit(lambda x, t: model.loss_and_grad(x, t, "mse"))(x, x)
+
+
 def test_apply_takes_part_in_autograd():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     model = MLP([3, 4, 2], dtype="float64", backend="torch")
@@ -304,7 +408,30 @@ def test_repr_shows_what_was_asked_for():
     assert "activation='leaky_relu(0.2)'" in repr(MLP([3, 4, 2], activation="leaky_relu(0.2)"))
     assert "activation=['relu', 'tanh', 'identity']" in repr(MLP([3, 4, 4, 2], activation=["relu", "tanh"]))
     assert repr(MLP([3, 2], members=2)).endswith("members=2)")
+    assert "activation='identity'" in repr(MLP([3, 2]))
+    assert "activation=['tanh']" in repr(MLP([3, 2], activation=["tanh"]))
+    assert "activation=['relu', 'relu']" in repr(MLP([3, 4, 2], activation=["relu", "relu"]))
 
 
 def test_everything_that_is_promised_is_there():
     assert all(hasattr(portnn, name) for name in portnn.__all__)
+
+
+def test_the_seed_is_0_unless_another_is_given():
+    assert MLP([3, 4, 2]).seed == 0
+    assert_same(MLP([3, 4, 2]).params, MLP([3, 4, 2], seed=0).params)
+
+
+def test_one_initializer_too_many():
+    with pytest.raises(ValueError, match=r"^MLP: 3 entries in init for 2 layers"):
+        MLP([3, 4, 2], init=["zeros"] * 3)
+
+
+def test_targets_may_be_traced_while_the_inputs_are_not():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    model = portnn.MLP([3, 2], dtype="float64", backend="jax")
+    x, t = jax.numpy.asarray(X[:, :3]), jax.numpy.asarray(X[:, :2])
+    value, grad = jax.jit(lambda t: model.loss_and_grad(x, t, "mse"))(t)
+    expected_value, expected = model.loss_and_grad(x, t, "mse")
+    assert_within(value, expected_value, tolerances.few_steps(expected_value, "float64"))
+    assert_within(grad, expected, tolerances.first_gradient(expected, "float64"))

@@ -25,6 +25,7 @@ CASES = {
         "Adam",
         {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-3},
     ),
+    "adam-without-memory": (Adam(0.01, beta1=0.0, beta2=0.0), "Adam", {"lr": 0.01, "betas": (0.0, 0.0)}),
     "amsgrad": (Adam(0.01, beta2=0.5, amsgrad=True), "Adam", {"lr": 0.01, "betas": (0.9, 0.5), "amsgrad": True}),
     "adamw": (AdamW(0.01, weight_decay=0.3), "AdamW", {"lr": 0.01, "weight_decay": 0.3}),
     "rmsprop": (RMSprop(0.01, decay=0.9), "RMSprop", {"lr": 0.01, "alpha": 0.9}),
@@ -154,6 +155,43 @@ def test_decoupled_decay_does_not_enter_the_means():
         assert_same(states[0][name], states[1][name])
 
 
+@every
+@pytest.mark.parametrize("step", [0, 1, 1000])
+def test_the_row_of_a_schedule_is_that_of_its_rate(optimizer, step):
+    varying = type(optimizer)(**{**vars(optimizer), "learning_rate": lambda step: 0.25 / (step + 1)})
+    constant = type(optimizer)(**{**vars(optimizer), "learning_rate": 0.25 / (step + 1)})
+    assert varying.row(step) == constant.row(step)
+
+
+@pytest.mark.parametrize("rate", [-1.0, np.inf, np.nan])
+def test_a_rate_that_a_schedule_may_not_give(rate):
+    with pytest.raises(ValueError, match=f"^RMSprop: the schedule gave learning rate {rate} at step 3$"):
+        RMSprop(lambda step: rate).rate(3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "names"),
+    [
+        (SGD(0.1), set()),
+        (SGD(0.1, momentum=0.9), {"velocity"}),
+        (Adam(), {"m", "v"}),
+        (Adam(amsgrad=True), {"m", "v", "largest_v"}),
+        (RMSprop(), {"v"}),
+        (RMSprop(momentum=0.9), {"v", "velocity"}),
+        (Adagrad(), {"v"}),
+    ],
+    ids=repr,
+)
+def test_the_state_holds_what_the_update_needs_and_no_more(library, optimizer, names):
+    params = library.make(START, given_up=True)
+    state = optimizer.init(params)
+    assert set(state) == names
+    for array in state.values():
+        assert_same(library.to_numpy(array), np.zeros(N))
+    _, after = optimizer.update(params, library.make(GRADIENTS[0], given_up=True), state, optimizer.row(0))
+    assert set(after) == names
+
+
 # -- clipping -------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +231,18 @@ def test_clipping_by_norm_leaves_zero_alone(library):
 def test_clipping_by_norm_takes_each_member_by_itself(library):
     got = library.to_numpy(clip_by_norm(library.make([[3.0, 4.0], [0.3, 0.4]]), library.make(1.0)))
     assert_within(got, [[0.6, 0.8], [0.3, 0.4]], tolerances.rounded(got, "float64") * tolerances.ULPS)
+
+
+def test_clipping_by_norm_measures_each_member_by_its_own_largest(library):
+    """Divided by the 1e30 of its neighbor, the square of 3 would be 0 in float32, and the member go unclipped."""
+    grad, limit = library.make([[1e30, 0.0], [3.0, 4.0]], "float32"), library.make(1.0, "float32")
+    expected = np.asarray([[1.0, 0.0], [0.6, 0.8]])
+    assert_within(library.to_numpy(clip_by_norm(grad, limit)), expected, tolerances.few_steps(expected, "float32"))
+
+
+def test_a_gradient_at_the_limit_is_left_as_it_is():
+    """7 / 25 * 25 is not 7 in float64. On NumPy alone: with fused operations the norm may come out above 25."""
+    assert_same(clip_by_norm(np.asarray([7.0, 24.0]), np.asarray(25.0)), np.asarray([7.0, 24.0]))
 
 
 @pytest.mark.parametrize(
@@ -254,9 +304,31 @@ class TestConverges:
 # -- asking for one -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_name_stands_for_its_class(name):
-    assert isinstance(get_optimizer(name), OPTIMIZERS[name])
+@pytest.mark.parametrize(
+    ("name", "kind", "rate"),
+    [
+        ("sgd", SGD, 0.1),
+        ("adam", Adam, 1e-3),
+        ("adamw", AdamW, 1e-3),
+        ("rmsprop", RMSprop, 1e-2),
+        ("adagrad", Adagrad, 1e-2),
+    ],
+)
+def test_every_name_stands_for_its_class(name, kind, rate):
+    assert get_optimizer(name) == kind(rate)
+    assert len(OPTIMIZERS) == 5
+
+
+@pytest.mark.parametrize("missing", ["init", "row", "update"])
+def test_an_object_that_lacks_a_method_is_no_optimizer(missing):
+    methods = {name: lambda *_: None for name in ("init", "row", "update") if name != missing}
+    with pytest.raises(TypeError, match=r"^optimizer must be a name or have init, row and update; got Half$"):
+        get_optimizer(type("Half", (), methods)())
+
+
+def test_an_optimizer_without_an_update_says_so():
+    with pytest.raises(NotImplementedError, match=r"^Optimizer has no update$"):
+        portnn.optimizers.Optimizer(0.1).update(START, START, {}, (0.1,))
 
 
 def test_an_optimizer_of_ones_own_is_taken_as_it_is():

@@ -5,7 +5,8 @@ import pytest
 import tolerances
 from tolerances import assert_same, assert_within
 
-from portnn.primitives import linear, sum_rows
+from portnn import primitives
+from portnn.primitives import linear, sum_rows, unpacked
 
 rng = np.random.default_rng(1)
 # lead of x, lead of weight and bias
@@ -132,3 +133,33 @@ def test_ones_are_counted_exactly_beyond_2_to_the_24():
     """One by one, float32 stays at 16,777,216: adding 1 to it changes nothing."""
     n = 2**24 + 2**12
     assert sum_rows(np.ones((n, 1), dtype="float32"))[0] == n
+
+
+@pytest.mark.parametrize("n", [257, 511, 512, 513, 60_000])
+def test_long_batches_are_folded_down_to_8_to_16_rows(monkeypatch, n):
+    """What is left is added by one product, of which the bound of 12 u holds for 16 rows."""
+    left = []
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def matmul(self, a, b):
+            left.append(b.shape[-2])
+            return np.matmul(a, b)
+
+    monkeypatch.setattr(primitives, "namespace", lambda x: Spy())
+    assert sum_rows(np.ones((n, 1)))[0] == n
+    assert len(left) == 1
+    assert 8 <= left[0] <= 16
+
+
+def test_a_pair_is_a_tuple_of_a_value_and_a_function():
+    def vjp(dy):
+        return (dy,)
+
+    assert unpacked((1.0, vjp), "square") == (1.0, vjp)
+    for wrong in ([1.0, vjp], (1.0,), (1.0, 2.0), (1.0, vjp, vjp), 1.0):
+        kind = type(wrong).__name__
+        with pytest.raises(TypeError, match=rf"^square: expected a pair \(value, pullback\), got {kind}; see portnn"):
+            unpacked(wrong, "square")
