@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--target", default="0", metavar="COLUMN", help="target column of a table: position or name")
     command.add_argument("--loss", choices=LOSSES, help="by default cross_entropy for labels, else mse")
     command.add_argument("--samples", type=int, default=256, metavar="N", help="use the first N samples (256)")
-    command.add_argument("--steps", type=int, default=20, metavar="K", help="training steps to follow (20)")
+    command.add_argument("--steps", type=int, default=20, metavar="K", help="training steps to follow (20; 0: none)")
     command.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="of these steps (sgd)")
     command.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="of these steps (0.1)")
     command.add_argument("--batch-size", type=int, metavar="N", help="of these steps (all samples)")

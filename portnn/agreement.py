@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from portnn import checks
+from portnn import checks, random
 from portnn.backends import Array, get_backend
 from portnn.error_bars import judged, reference
 from portnn.errors import shown
@@ -103,7 +103,11 @@ def compare_backends(
 
     """
     who, entry = "compare_backends", get_loss(loss)
-    steps = 0 if steps == 0 else checks.check_count(who, "steps", steps)
+    steps = checks.check_count(who, "steps", steps, 0)
+    optimizer = get_optimizer(SGD(0.1) if optimizer is None else optimizer)
+    seed = random.check_seed(seed, who)
+    if isinstance(backends, str) or not isinstance(backends, Iterable):
+        raise TypeError(f"{who}: backends must be a list such as ['numpy', 'torch'], got {shown(backends)}")
     places = [get_backend(b) for b in backends]
     names = _names(places)
     if not names:
@@ -117,7 +121,6 @@ def compare_backends(
         errors[name], relative[name] = judged(copy, x, t, entry, exact)
     parting = None
     if steps:
-        optimizer = get_optimizer(SGD(0.1) if optimizer is None else optimizer)
         size = len(x) if batch_size is None else checks.check_count(who, "batch_size", batch_size)
         parting = first_parting(models, x, t, entry, optimizer, steps, min(size, len(x)), seed)
     return Comparison(errors, relative, steps, parting)

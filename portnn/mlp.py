@@ -287,9 +287,10 @@ class MLP:
         one = xp.ones((1,), dtype=like.dtype, device=device(like))
         tiny = float(xp.finfo(like.dtype).smallest_normal)
         decayed = self.decayed() if l1 or l2 else None
+        layers = self.layers  # the function must not keep the model alive, with its parameters
 
         def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
-            y, pullback = forward(self.layers, params, x, zero=zero, input_gradient=False)
+            y, pullback = forward(layers, params, x, zero=zero, input_gradient=False)
             values, loss_pullback = unpacked(pair(y, t), "loss")
             if values.dtype != y.dtype:
                 raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")

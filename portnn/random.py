@@ -4,9 +4,10 @@ The generator is Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror, Shaw, "Para
 1, 2, 3", SC 2011), written in int32 arithmetic because that is the one integer type with the same wrap-around on all
 libraries. Nothing has to be captured or restored: to draw the order of epoch 7 again, ask for it again.
 
-A key is a pair of 32-bit words: Python integers, or int32 arrays of one element where it is computed in a compiled
-function. Floating-point numbers are made from integers by steps that are exact, so that it does not matter whether a
-compiler fuses a product and a sum. Every function takes ``backend`` and ``device`` as :class:`portnn.MLP` does.
+A key is a pair of 32-bit words: Python integers, or integer arrays of one element where it is computed in a compiled
+function. What is no key is a TypeError; a length that is negative or beyond the counter is a ValueError. Floating-point
+numbers are made from integers by steps that are exact, so that it does not matter whether a compiler fuses a product
+and a sum. Every function takes ``backend`` and ``device`` as :class:`portnn.MLP` does.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import enum
 import functools
 import math
+import numbers
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from portnn.backends import HOST, Array, Backend, get_backend, namespace
@@ -75,8 +77,8 @@ def key(seed: int) -> Key:
 def fold_in(base: Key, number: Any) -> Key:
     """Return a new key that depends on ``base`` and on ``number`` in [0, 2**32); equal to ``jax.random.fold_in``.
 
-    A number that is an int32 array of one element, a step counter in a compiled function for example, gives a key of
-    such arrays.
+    A number that is an integer array of one element, a step counter in a compiled function for example, gives a key of
+    int32 arrays. Raises ValueError for a number out of range.
 
     Examples
     --------
@@ -84,17 +86,21 @@ def fold_in(base: Key, number: Any) -> Key:
     (928981903, 3453687069)
 
     """
-    if any(hasattr(a, "shape") for a in (*base, number)):
-        like = next(a for a in (*base, number) if hasattr(a, "shape"))
-        xp = namespace(like)
-        counter = xp.zeros_like(xp.reshape(like, (1,))) + _word(number)
-        return threefry2x32(base, xp.zeros_like(counter), counter)
-    x0, x1 = threefry2x32(base, _host_words(0), _host_words(number))
+    base = _key(base, "fold_in")
+    if not _is_array(number) and (isinstance(number, bool) or not 0 <= operator.index(number) < 2**32):
+        raise ValueError(f"random.fold_in: number must be in [0, 2**32), got {shown(number)}")
+    counter = _word(number)
+    like = next((a for a in (*base, counter) if _is_array(a)), None)
+    if like is not None:
+        zero = namespace(like).zeros_like(like)
+        return threefry2x32(base, zero, zero + counter)
+    zero = HOST.xp.zeros(1, dtype=HOST.xp.int32)
+    x0, x1 = threefry2x32(base, zero, zero + counter)
     return int(x0[0]) & _MASK, int(x1[0]) & _MASK
 
 
 def split(base: Key, n: int = 2) -> list[Key]:
-    """Return ``n`` keys that are independent of one another; equal to ``jax.random.split``.
+    """Return ``n`` keys that are independent of one another; equal to ``jax.random.split``, its default since 0.5.
 
     Examples
     --------
@@ -102,7 +108,7 @@ def split(base: Key, n: int = 2) -> list[Key]:
     True
 
     """
-    return [fold_in(base, i) for i in range(n)]
+    return [fold_in(base, i) for i in range(_shape((n,), "split")[0])]
 
 
 def threefry2x32(base: Key, counter0: Array, counter1: Array) -> tuple[Array, Array]:
@@ -126,7 +132,7 @@ def threefry2x32(base: Key, counter0: Array, counter1: Array) -> tuple[Array, Ar
     ['0x6b200159', '0x99ba4efe']
 
     """
-    k0, k1 = _word(base[0]), _word(base[1])
+    k0, k1 = map(_word, base)
     keys = (k0, k1, _word(k0 ^ k1 ^ _PARITY))
     x0, x1 = counter0 + keys[0], counter1 + keys[1]
     for group in range(5):
@@ -148,13 +154,13 @@ def words(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -> Arra
     True
 
     """
-    there, n = get_backend(backend, device), _size((n,))
+    there, base, (n,) = get_backend(backend, device), _key(base, "words"), _shape((n,), "words")
     with there.scope():
         return there.xp.reshape(there.xp.stack(_blocks(base, (n + 1) // 2, there), axis=1), (-1,))[:n]
 
 
 def permutation(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -> Array:
-    """Return a random order of 0 .. n - 1 as a 1-D array of integers.
+    """Return a random order of 0 .. n - 1 as a 1-D array of integers, of the width that the library's argsort gives.
 
     The words are sorted by a stable sort, so that the rare equal words fall the same way everywhere.
 
@@ -164,7 +170,7 @@ def permutation(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -
     [0, 1, 2, 3, 4]
 
     """
-    there = get_backend(backend, device)
+    there, base, (n,) = get_backend(backend, device), _key(base, "permutation"), _shape((n,), "permutation")
     with there.scope():
         return there.xp.argsort(words(base, n, backend=there), stable=True)
 
@@ -206,10 +212,10 @@ def uniform(
     ((2, 3), dtype('float32'), True)
 
     """
-    there, shape = get_backend(backend, device), _shape(shape)
+    there, base, shape = get_backend(backend, device), _key(base, "uniform"), _shape(shape, "uniform")
     kind, xp = there.float_dtype(dtype), there.xp
     with there.scope():
-        high, low = _blocks(base, _size(shape), there)
+        high, low = _blocks(base, math.prod(shape), there)
         if dtype == "float32":
             u = xp.astype(_shifted(high, 8), kind) * 2.0**-24
         else:  # 27 and 26 bits: every step is exact
@@ -241,10 +247,10 @@ def normal(
     True
 
     """
-    there, shape = get_backend(backend, device), _shape(shape)
+    there, base, shape = get_backend(backend, device), _key(base, "normal"), _shape(shape, "normal")
     kind, xp = there.float_dtype(dtype), there.xp
     with there.scope():
-        word = words(base, _size(shape), backend=there)
+        word = words(base, math.prod(shape), backend=there)
         # The probability beyond |z| is (m + 1/2) 2^-32 with m of 31 bits. It is brought to m 2^-(32 + halvings) with
         # m in [2^30, 2^31); the 1/2 is kept as the lowest bit of the first doubling.
         m = 0x7FFFFFFF ^ xp.where(word < 0, ~word, word)
@@ -276,7 +282,7 @@ def mask(base: Key, keep: float, shape: int | Sequence[int], *, backend: Any = H
     base
         The key; a new one for every step and layer, by :func:`fold_in`.
     keep
-        In (0, 1]; the probability is rounded to a multiple of 2**-32.
+        In [2**-32, 1]; the probability is rounded to a multiple of 2**-32.
     shape
         A length, or one number per axis; at most 2**31 - 1 entries.
 
@@ -287,13 +293,13 @@ def mask(base: Key, keep: float, shape: int | Sequence[int], *, backend: Any = H
     (dtype('bool'), True)
 
     """
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 2.0**-32 <= keep <= 1.0:
-        raise ValueError(f"random.mask: keep must be a number in (0, 1], got {shown(keep)}")
-    there, shape = get_backend(backend, device), _shape(shape)
+    if isinstance(keep, bool) or not isinstance(keep, numbers.Real) or not 2.0**-32 <= keep <= 1.0:
+        raise ValueError(f"random.mask: keep must be a number in [2**-32, 1], got {shown(keep)}")
+    there, base, shape = get_backend(backend, device), _key(base, "mask"), _shape(shape, "mask")
     xp = there.xp
     with there.scope():
-        word = _mixed(base, xp.arange(_size(shape), dtype=xp.int32, device=there.device))
-        return xp.reshape(word <= round(keep * 2**32) - 2**31 - 1, shape)
+        word = _mixed(base, xp.arange(math.prod(shape), dtype=xp.int32, device=there.device))
+        return xp.reshape(word <= round(float(keep) * 2**32) - 2**31 - 1, shape)
 
 
 def _blocks(base: Key, n: int, there: Backend) -> tuple[Array, Array]:
@@ -307,7 +313,7 @@ def _mixed(base: Key, counter: Array) -> Array:
 
     It is first mixed with the first word: keys that shared it would give the same words in another order.
     """
-    k0, k1 = _word(base[0]), _word(base[1])
+    k0, k1 = map(_word, base)
     x = counter ^ k0
     x = (x ^ _shifted(x, 17)) * _word(0xED5AD4BB) ^ _word(k1 ^ (k0 * _word(0x9E3779B9)))
     x = (x ^ _shifted(x, 11)) * _word(0xAC4C1B51)
@@ -338,23 +344,42 @@ def _parabolas() -> tuple[Array, Array, Array]:
 
 
 def _word(word: Any) -> Any:
-    """Return the signed 32-bit number with the bits of ``word``; an array of one element becomes 1-D."""
-    if hasattr(word, "shape"):
-        return namespace(word).reshape(word, (1,))
-    word &= _MASK
+    """Return the signed 32-bit number with the low bits of ``word``: an array of one element becomes int32 and 1-D."""
+    if _is_array(word):
+        xp = namespace(word)
+        return xp.astype(xp.reshape(word, (1,)), xp.int32)
+    word = operator.index(word) & _MASK
     return word - 2**32 if word >= 2**31 else word
 
 
-def _host_words(word: int) -> Array:
-    return HOST.xp.asarray([_word(operator.index(word))], dtype=HOST.xp.int32)
+def _is_array(word: Any) -> bool:
+    """Whether a word is an array, traced perhaps, and not a number (NumPy's scalars have a shape too)."""
+    return getattr(word, "ndim", 0) > 0 or (hasattr(word, "shape") and not HOST.owns(word))
 
 
-def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+def _key(base: Any, who: str) -> Key:
+    """Return a key of signed 32-bit numbers or of int32 arrays of one element; TypeError where it is none."""
+    try:
+        first, second = base
+        for word in (first, second):
+            if _is_array(word):
+                kind = namespace(word).isdtype(word.dtype, "integral") and math.prod(word.shape) == 1
+            else:
+                kind = not isinstance(word, bool) and -(2**31) <= operator.index(word) < 2**32
+            if not kind:
+                raise TypeError
+    except (TypeError, ValueError, IndexError):
+        message = f"random.{who}: expected a key, two 32-bit words such as random.key(0) gives, got {shown(base)}"
+        raise TypeError(message) from None
+    return _word(first), _word(second)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    """Return the number of entries; ValueError where the counter, an int32, would not reach them."""
-    if min(shape, default=0) < 0 or math.prod(shape) >= 2**31:
-        raise ValueError(f"random: expected a shape of fewer than 2**31 entries, got {shown(shape)}")
-    return math.prod(shape)
+def _shape(shape: Any, who: str) -> tuple[int, ...]:
+    """Return a shape as a tuple; ValueError where the counter, an int32, would not reach all of its entries."""
+    try:
+        found = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"random.{who}: expected a length or a sequence of lengths, got {shown(shape)}") from None
+    if min(found, default=0) < 0 or math.prod(found) >= 2**31:
+        raise ValueError(f"random.{who}: expected lengths of 0 or more, fewer than 2**31 entries, got {shown(shape)}")
+    return found

@@ -47,14 +47,18 @@ def first_parting(
 ) -> Parting | None:
     """Train all models side by side, as ``fit`` does it, and return where the first two part.
 
-    None as well where all of them reach numbers that are not finite at the same step: there is nothing to compare then.
+    Where rounding explains it, the second goes on from the state of the first, so that a fault further on is found; it
+    is then returned in place of the first parting. None as well where all of them reach numbers that are not finite at
+    the same step: there is nothing to compare then.
     """
     first, *others = models
-    states, chunks = {}, {}
+    states, chunks, explained = {}, {}, None
     for name, model in models.items():
         params = model.backend.asarray(model.params, copy=True)
         states[name] = {"params": params, **optimizer.init(params)}
-        chunks[name] = make_step(model, loss, optimizer)
+        step_of = make_step(model, loss, optimizer)
+        for n in {size, len(x) % size or size}:
+            chunks[name, n] = model.backend.compile_chunk(step_of, 1, n)
     per_epoch = -(-len(x) // size)
     for step in range(steps):
         epoch, batch = divmod(step, per_epoch)
@@ -62,20 +66,24 @@ def first_parting(
         rows = order[batch * size :][:size]
         before = _on_host(models[first], states[first])
         for name, model in models.items():
-            run = model.backend.compile_chunk(chunks[name], 1, len(rows))
             with model.scope():
                 here = {"x": model.backend.asarray(x[rows], model.params.dtype), "t": model.backend.asarray(t[rows])}
-                states[name], _ = run(states[name], here, [optimizer.row(step)])
+                states[name], _ = chunks[name, len(rows)](states[name], here, [optimizer.row(step)])
         after = {name: _on_host(model, states[name])["params"] for name, model in models.items()}
         if not any(numpy.isfinite(params).all() for params in after.values()):
-            return None
+            return explained
         for second in others:
             place, difference = _farthest(models[second], after[first], after[second])
             if not difference <= APART[models[second].dtype]:
                 pair = {name: models[name] for name in (first, second)}
                 fault = _fault(pair, before, x[rows], t[rows], loss, optimizer, step)
-                return Parting(step + 1, place, first, second, difference, fault)
-    return None
+                parting = Parting(step + 1, place, first, second, difference, fault)
+                if fault:
+                    return parting
+                explained = explained or parting
+                same = _on_host(models[first], states[first])
+                states[second] = {k: models[second].backend.asarray(a, copy=True) for k, a in same.items()}
+    return explained
 
 
 def _fault(pair: dict[str, MLP], state: State, x: Array, t: Array, loss: Loss, optimizer: Optimizer, step: int) -> str:

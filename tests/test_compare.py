@@ -148,6 +148,23 @@ def below_the_smallest():
     return model, np.full((2, 1), 1e20), np.ones((2, 1)), "mse"
 
 
+def a_factor_below_the_smallest(activation, z):
+    """z s(z), where s is below the smallest normal number, which some libraries take for 0."""
+    model = MLP([1, 1, 1], activation=activation, bias=False)
+    model.params = np.asarray([1.0, 1.0], dtype="float32")
+    return model, np.full((3, 1), z), np.ones((3, 1)), "mse"
+
+
+TAILS = {"silu": -88.0, "mish": -88.0, "gelu": -13.3, "gelu_tanh": -10.0}
+
+
+@pytest.mark.parametrize("activation", TAILS)
+def test_a_tail_that_is_flushed_to_zero_is_no_disagreement(library, activation):
+    for away in (-0.5, -0.1, 0.0, 0.1, 0.5):
+        model, x, t, loss = a_factor_below_the_smallest(activation, TAILS[activation] + away)
+        assert assert_backends_agree(model, x, t, [library.backend], loss=loss).agree
+
+
 @pytest.mark.parametrize("case", [repeated_samples, equal_terms, met_targets, below_the_smallest])
 def test_errors_that_do_not_average_out_are_no_disagreement(library, case):
     model, x, t, loss = case()
@@ -522,6 +539,29 @@ class Slipping(portnn.SGD):
         return (self.rate(step), 1.5 if step >= 6 else 1.0)
 
 
+class SlippingAdam(portnn.Adam):
+    """As above, for Adam, from the ninth step on."""
+
+    def update(self, params: Any, grad: Any, state: Any, h: Any, decayed: Any = None) -> Any:
+        longer = h[2] if get_backend(params).name == "array_api_strict" else 1.0
+        return super().update(params, grad * longer, state, h[:2], decayed)
+
+    def row(self, step: int) -> tuple[float, ...]:
+        return *super().row(step), 1.5 if step >= 8 else 1.0
+
+
+def test_a_fault_behind_a_parting_that_rounding_explains_is_found(strict, monkeypatch):
+    reordered(strict, monkeypatch)
+    model = network()
+    options = {"loss": "mse", "steps": 12, "optimizer": SlippingAdam(0.05)}
+    t = model(X.astype("float32"))
+    assert compare_backends(model, X, t, ["numpy", strict], **options | {"steps": 8}).parting.fault == ""
+    found = compare_backends(model, X, t, ["numpy", strict], **options)
+    assert found.parting.step == 9
+    assert found.parting.fault == "from the same parameters, state and gradient they make different updates"
+    assert not found.agree
+
+
 def test_an_optimizer_that_is_wrong_parts_at_its_step(strict):
     found = compare_backends(network(), X, LABELS, ["numpy", strict], steps=10, optimizer=Slipping(0.1))
     assert found.parting.step == 7
@@ -650,6 +690,10 @@ def sick_model():
         ((nan_in(X, 3, 2), LABELS, ["numpy"]), {}, ValueError, "Input X contains NaN, first at row 3, feature 2"),
         ((X, nan_in(TARGETS, 1, 0), ["numpy"]), {"loss": "mse"}, ValueError, "Input y contains NaN"),
         ((X.tolist(), LABELS, ["numpy"]), {}, TypeError, "compare_backends: x is a list"),
+        ((X, LABELS, "numpy"), {}, TypeError, r"backends must be a list such as \['numpy', 'torch'\], got 'numpy'"),
+        ((X, LABELS, None), {}, TypeError, "backends must be a list"),
+        ((X, LABELS, ["numpy"]), {"seed": -1}, ValueError, "compare_backends: seed must be in"),
+        ((X, LABELS, ["numpy"]), {"optimizer": "zz"}, ValueError, "unknown optimizer 'zz'"),
         ((X, LABELS, ["numpy"]), {"steps": -1}, ValueError, "compare_backends: steps must be an int"),
         ((X, LABELS, ["numpy"]), {"steps": 2.5}, ValueError, "compare_backends: steps must be an int"),
         ((X, LABELS, ["numpy"]), {"steps": 1, "batch_size": 0}, ValueError, "batch_size must be an int"),

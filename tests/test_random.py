@@ -89,12 +89,71 @@ def test_bits_are_the_same_on_every_library(library, name, base, n):
 @pytest.mark.parametrize("name", DRAWS)
 def test_bits_are_the_same_for_a_key_that_is_an_array(library, name):
     base = (0x13198A2E, 0xF3707344)
-    arrays = tuple(library.make(signed(word)[0]) for word in base)
-    there = library.to_numpy(DRAWS[name](arrays, 101, backend=library.backend))
-    assert_same(there.astype(DRAWS[name](base, 101).dtype), DRAWS[name](base, 101))
+    for arrays in (tuple(library.make(signed(w)[0]) for w in base), tuple(library.make(signed(w)) for w in base)):
+        there = library.to_numpy(DRAWS[name](arrays, 101, backend=library.backend))
+        assert_same(there.astype(DRAWS[name](base, 101).dtype), DRAWS[name](base, 101))
     folded = random.fold_in(arrays, library.make(signed(7)[0]))
     expected = signed(*random.fold_in(base, 7))
     assert_same(np.concatenate([library.to_numpy(word) for word in folded]), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int64"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_words_of_a_key_may_have_another_integer_type(library, name, dtype):
+    base = (0x13198A2E, 0xF3707344)
+    arrays = tuple(library.make(np.asarray([word], dtype=dtype))[0] for word in base)
+    there = library.to_numpy(DRAWS[name](arrays, 101, backend=library.backend))
+    here = DRAWS[name](base, 101)
+    assert_same(there.astype(here.dtype), here)
+    assert_same(DRAWS[name](tuple(np.asarray(base, dtype=dtype)), 101), here)
+    assert random.fold_in(tuple(np.asarray(base, dtype=dtype)), np.int64(7)) == random.fold_in(base, 7)
+    folded = random.fold_in(base, library.make(np.asarray([7], dtype=dtype)))
+    assert_same(np.concatenate([library.to_numpy(word) for word in folded]), signed(*random.fold_in(base, 7)))
+
+
+def test_keys_and_counters_of_jax():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    data = jax.random.key_data(jax.random.fold_in(jax.random.key(9), 1))  # uint32
+    base = tuple(data.tolist())
+    masks = jax.jit(lambda base: random.mask(base, 0.7, 50, backend="jax"))
+    assert_same(np.asarray(masks(data)), random.mask(base, 0.7, 50))
+    assert [int(w[0]) for w in jax.jit(lambda step: random.fold_in((0, 5), step))(7)] == signed(
+        *random.fold_in((0, 5), 7)
+    ).tolist()
+    _, steps = jax.lax.scan(
+        lambda c, i: (c, random.mask(random.fold_in((0, 5), i), 0.5, 20, backend="jax")), 0, jax.numpy.arange(4)
+    )
+    assert_same(np.asarray(steps), np.stack([random.mask(random.fold_in((0, 5), i), 0.5, 20) for i in range(4)]))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: random.fold_in((0, 5), -1), ValueError, r"fold_in: number must be in \[0, 2\*\*32\), got -1"),
+        (lambda: random.fold_in((0, 5), 2**32), ValueError, "fold_in: number must be in"),
+        (lambda: random.words((1, 2, 3), 3), TypeError, r"words: expected a key, two 32-bit words .* got \(1, 2, 3\)"),
+        (lambda: random.words((0, 2**40), 3), TypeError, "words: expected a key"),
+        (lambda: random.mask((0, 0.5), 0.5, 3), TypeError, "mask: expected a key"),
+        (lambda: random.mask((0, True), 0.5, 3), TypeError, "mask: expected a key"),
+        (lambda: random.normal((0, np.zeros(2, dtype=np.int32)), 3), TypeError, "normal: expected a key"),
+        (lambda: random.uniform(5, 3), TypeError, "uniform: expected a key, .* got 5"),
+        (lambda: random.permutation("ab", 3), TypeError, "permutation: expected a key"),
+        (lambda: random.split((0, 1), -1), ValueError, "split: expected lengths of 0 or more"),
+        (lambda: random.permutation((0, 1), -1), ValueError, "permutation: expected lengths of 0 or more"),
+        (lambda: random.permutation((0, 1), 2.5), TypeError, "permutation: expected a length or a sequence of lengths"),
+        (lambda: random.uniform((0, 1), None), TypeError, "uniform: expected a length or a sequence of lengths"),
+        (lambda: random.uniform((0, 1), (2.0, 3)), TypeError, "uniform: expected a length"),
+        (lambda: random.uniform((0, 1), 3, dtype="float16"), ValueError, "dtype must be 'float32' or 'float64'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_lengths_and_probabilities_may_be_numbers_of_numpy():
+    assert random.uniform((0, 1), np.asarray([2, 3])).shape == (2, 3)
+    assert_same(random.mask((0, 1), np.float32(0.5), np.int64(9)), random.mask((0, 1), 0.5, 9))
 
 
 JITTED = """
@@ -373,9 +432,9 @@ def test_a_mask_of_probability_one_keeps_all_and_a_larger_probability_keeps_more
         last = kept
 
 
-@pytest.mark.parametrize("keep", [0, 0.0, -0.5, 1.0001, 2, float("nan"), "half", None, True])
+@pytest.mark.parametrize("keep", [0, 0.0, -0.5, 2.0**-33, 1.0001, 2, float("nan"), "half", None, True])
 def test_a_probability_is_above_0_and_at_most_1(keep):
-    with pytest.raises(ValueError, match=r"random.mask: keep must be a number in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"random.mask: keep must be a number in \[2\*\*-32, 1\]"):
         random.mask((0, 0), keep, 3)
 
 

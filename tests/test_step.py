@@ -1,6 +1,8 @@
 """Two steps are equal where they compute the same, and only there: what was compiled for one may serve the other."""
 
 import functools
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -114,3 +116,17 @@ def test_a_second_fit_compiles_nothing():
     assert (after.misses, after.hits) == (before.misses, before.hits + 2)
     fitted(0.1, l2=0.5)
     assert backend._compiled.cache_info().misses > after.misses
+
+
+def test_what_is_kept_compiled_keeps_no_model_alive():
+    pytest.importorskip("jax", reason="jax is not installed")
+    x, t = np.eye(4, dtype=np.float32), np.asarray([0, 1, 0, 1])
+    alive = []
+    for loss in ("cross_entropy", lambda y, t: cross_entropy(y, t)):
+        model = portnn.MLP([4, 3, 2], backend="jax")
+        loss = get_loss(loss)._replace(kind="classes")
+        portnn.fit(model, x, t, loss=loss, optimizer=portnn.SGD(0.1), epochs=1, batch_size=2, progress=False)
+        alive.append(weakref.ref(model))
+        del model
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]

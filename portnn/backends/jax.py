@@ -118,7 +118,8 @@ class JaxBackend(Backend):
         """One compiled ``lax.scan`` over the steps; the state's memory is donated to its successor."""
         import jax
 
-        compiled = _compiled(step, steps, batch_size)
+        shared = getattr(step, "key", None) is not None
+        compiled = (_compiled if shared else _compiled.__wrapped__)(step, steps, batch_size)
 
         def run(state: State, batch: Batch, rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
             table = numpy.asarray(rows, dtype=state["params"].dtype)
