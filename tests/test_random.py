@@ -335,7 +335,7 @@ def test_the_largest_deviation_of_the_distribution_is_that_of_chance(draw, cdf, 
     p = cdf(np.sort(draw(random.key(seed), n)))
     steps = np.arange(n + 1) / n
     deviation = max(np.max(steps[1:] - p), np.max(p - steps[:-1]))
-    assert np.sqrt(n) * deviation < 2.2
+    assert_within(deviation, 0.0, tolerances.kolmogorov(n))
     assert deviation > 0.0
 
 
@@ -405,14 +405,29 @@ def test_fit_visits_the_samples_in_that_order(library):
 N = 200_000
 
 
-def bits(base, n=N):
-    """The mask of probability 1/2 as numbers of mean 0 and variance 1."""
-    return 2.0 * random.mask(base, 0.5, n) - 1.0
+def bits(base, n=N, bit=31):
+    """One bit of the words behind a mask as numbers of mean 0 and variance 1; bit 31 is the mask of probability 1/2."""
+    return 1.0 - 2.0 * ((mixed(base, np.arange(n, dtype=np.int32)) >> bit) & 1)
 
 
 def mixed(base, counter):
     """The word that stands behind each entry."""
     return random._mixed(base, counter).view(np.uint32)
+
+
+def test_the_mask_of_probability_one_half_is_the_highest_bit():
+    assert_same(bits((3, 4), 1000), np.where(random.mask((3, 4), 0.5, 1000), -1.0, 1.0))
+
+
+def weak(base, counter):
+    """No hash: neighbors differ by a constant, and keys shift the sequence."""
+    return (counter + np.int32(base[0] & 0xFFFF) + np.int32(base[1] & 0xFFFF)) * np.int32(0x1E3779B1)
+
+
+def unshifted(base, counter):
+    """triple32 without its last two rounds: the low bits are hardly mixed."""
+    x = (counter ^ np.int32(base[0])) * random._word(0xED5AD4BB) ^ np.int32(base[1] & 0xFFFF)
+    return x * random._word(0xAC4C1B51)
 
 
 @pytest.mark.parametrize("keep", [2.0**-10, 0.1, 0.5, 0.8, 0.999])
@@ -439,16 +454,18 @@ def test_a_probability_is_above_0_and_at_most_1(keep):
 
 
 @pytest.mark.parametrize("base", [(0, 1), (1, 0), (7, 8)])
+@pytest.mark.parametrize("bit", [0, 7, 16, 31])
 @pytest.mark.parametrize("lag", [1, 2, 3, 7, 16, 28, 32, 64, 128, 256, 784, 1024, 4096, 65_536])
-def test_entries_of_a_mask_are_not_correlated_at_any_distance(base, lag):
-    x = bits(base)
+def test_entries_of_a_mask_are_not_correlated_at_any_distance(base, lag, bit):
+    x = bits(base, bit=bit)
     assert_within((x[lag:] * x[:-lag]).mean(), 0.0, tolerances.standard_error(1.0, N - lag))
 
 
+@pytest.mark.parametrize("bit", [0, 7, 16, 31])
 @pytest.mark.parametrize(("rows", "columns"), [(256, 784), (250, 800), (512, 64), (1000, 10)])
-def test_rows_and_columns_of_a_mask_are_not_correlated(rows, columns):
+def test_rows_and_columns_of_a_mask_are_not_correlated(rows, columns, bit):
     """All pairs of rows and all pairs of columns at once: the sum of squared correlations is chi-square."""
-    x = 2.0 * random.mask(random.fold_in((0, 5), rows), 0.5, (rows, columns)) - 1.0
+    x = np.reshape(bits(random.fold_in((0, 5), rows), rows * columns, bit), (rows, columns))
     for a in (x, x.T):
         gram = a @ a.T / np.sqrt(a.shape[1])
         pairs = gram[np.triu_indices(a.shape[0], 1)]
@@ -468,11 +485,12 @@ def test_masks_of_neighboring_keys_steps_and_layers_are_not_correlated():
 
 
 @pytest.mark.parametrize("width", [8, 16])
+@pytest.mark.parametrize("bit", [0, 7, 16, 31])
 @pytest.mark.parametrize("base", [(0, 1), (1, 0), (0x13198A2E, 0x03707344)])
-def test_all_patterns_of_neighbors_are_equally_frequent(base, width):
+def test_all_patterns_of_neighbors_are_equally_frequent(base, bit, width):
     """Chi-square over the 2^width patterns of consecutive entries, each read once."""
     n = N * 8 // width * width
-    rows = np.reshape(random.mask(base, 0.5, n), (-1, width))
+    rows = np.reshape(bits(base, n, bit) < 0.0, (-1, width))
     counts = np.bincount(rows @ (1 << np.arange(width)), minlength=1 << width)
     expected = counts.mean()
     chi2 = float(((counts - expected) ** 2 / expected).sum())
@@ -495,10 +513,32 @@ def test_one_bit_of_counter_or_key_changes_half_of_the_bits_of_a_mask():
         for other, bias in (
             (mixed((11 ^ (1 << i), 22), counter), 0.0),
             (mixed((11, 22), counter ^ signed(1 << i)), 0.0),
-            (mixed((11, 22 ^ (1 << i)), counter), 2.0**-6),  # only two of three products mix it
+            (mixed((11, 22 ^ (1 << i)), counter), tolerances.AVALANCHE_OF_TWO_PRODUCTS),
         ):
             changed = np.reshape(np.unpackbits((base ^ other).view(np.uint8)), (-1, 32)).mean(axis=0)
             assert_within(changed, np.full(32, 0.5), tolerances.standard_error(0.5, counter.size) + bias)
+
+
+STATISTICS = {
+    "share": (lambda: test_a_mask_keeps_its_share(0.1, (0, 1)), lambda base, counter: counter),
+    "lags": (lambda: test_entries_of_a_mask_are_not_correlated_at_any_distance((0, 1), 1, 31), weak),
+    "lags of low bits": (lambda: test_entries_of_a_mask_are_not_correlated_at_any_distance((0, 1), 64, 0), unshifted),
+    "rows": (lambda: test_rows_and_columns_of_a_mask_are_not_correlated(256, 784, 31), weak),
+    "low bits of rows": (lambda: test_rows_and_columns_of_a_mask_are_not_correlated(256, 784, 7), unshifted),
+    "keys": (test_masks_of_neighboring_keys_steps_and_layers_are_not_correlated, weak),
+    "patterns": (lambda: test_all_patterns_of_neighbors_are_equally_frequent((0, 1), 31, 8), weak),
+    "patterns of low bits": (lambda: test_all_patterns_of_neighbors_are_equally_frequent((0, 1), 7, 8), unshifted),
+    "balance": (test_the_words_behind_a_mask_have_balanced_bits_and_none_comes_twice, lambda base, counter: counter),
+    "avalanche": (test_one_bit_of_counter_or_key_changes_half_of_the_bits_of_a_mask, unshifted),
+}
+
+
+@pytest.mark.parametrize(("statistic", "hash_of"), STATISTICS.values(), ids=STATISTICS)
+def test_a_worse_hash_is_found_out(statistic, hash_of, monkeypatch):
+    statistic()
+    monkeypatch.setattr(random, "_mixed", hash_of)
+    with pytest.raises(AssertionError):
+        statistic()
 
 
 # -- golden values: a change here changes every result anybody has reported for a seed --------------------------------

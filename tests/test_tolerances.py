@@ -39,6 +39,7 @@ CASES = {
     ),
     "trajectory": (np.asarray([PATH[-1]]), np.asarray([50.0]), tolerances.trajectory(50.0, 500)),
     "norm_limit": (np.asarray([1.0]), np.asarray([1.0]), tolerances.norm_limit(1.0, np.float32) - 1.0),
+    "kolmogorov": (np.asarray([0.001]), np.asarray([0.0]), tolerances.kolmogorov(10_000)),
     "tabulated_normal": (A.round(8), A, tolerances.tabulated_normal()),
     "standard_error": (np.asarray([LONG.mean()]), np.asarray([0.0]), tolerances.standard_error(1.0, LONG.size)),
 }
@@ -86,6 +87,15 @@ def test_eight_ulp_pass_and_eighty_fail(dtype):
         wrong[i] += 10 * tolerances.ULPS * step[i]
         with pytest.raises(AssertionError, match="ulp"):
             assert_ulps(wrong, exact)
+
+
+def test_bars_of_the_table_are_those_of_the_bounds():
+    a, u = np.ones((1, 100)), tolerances.unit(np.float64)
+    product = tolerances.BARS["product"] * 10.0 * u * 100.0
+    assert_within(tolerances.product(a, a.T, np.float64), [[product]], 1e-12 * product)
+    assert_within(tolerances.long_sum(a, 1, np.float64), [tolerances.BARS["long sum"] * u * 100.0], 0.0)
+    assert tolerances.few_steps(1.0, np.float64) == tolerances.BARS["formula"] * 2.0 * u
+    assert tolerances.first_gradient(1.0, np.float64) == 2.0 * tolerances.BARS["gradient"] * u
 
 
 def test_half_an_ulp_is_seen_below_the_digits_of_float64():

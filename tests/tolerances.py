@@ -17,6 +17,8 @@ import numpy as np
 
 mpmath.mp.dps = 40
 
+# How far from 1/2 a bit out may turn with a bit in that only two of triple32's three products mix: 0.012 was seen.
+AVALANCHE_OF_TWO_PRODUCTS = 2.0**-6
 STEP = 1e-5  # of central differences: near (3 u)^(1/3), where truncation h^2 and rounding u / h are in balance
 
 
@@ -109,6 +111,11 @@ def standard_error(sigma: float, n: int) -> float:
     return 5.0 * sigma / np.sqrt(n)
 
 
+def kolmogorov(n: int) -> float:
+    """2.2 / sqrt(n) for the largest deviation of n draws from their distribution: exceeded once in eight thousand."""
+    return 2.2 / np.sqrt(n)
+
+
 def tabulated_normal() -> float:
     """2^-25: parabolas through three points of the normal's inverse z(p), in integers of the unit 2^-28.
 
@@ -117,6 +124,21 @@ def tabulated_normal() -> float:
     """
     return 2.0**-25
 
+
+# Bars of the agreement table, each in the unit of its row.
+BARS = {
+    "product": 4.0,  # of sqrt(n) u |A||B|, see product
+    "long sum": 32.0,  # of u sum|x|, see long_sum
+    "formula": 64.0,  # of eps max|f|, see few_steps
+    "gradient": 64.0,  # of u max|g|: half of first_gradient's, for two libraries that run the same formulas
+    "update": 8.0,  # of eps |update|: about ten roundings
+    # of max|d params| after 300 steps: a gradient's 1e-6 in every step, in all directions; 5e-7 and 1e-15 were seen
+    "sgd": {"float32": 1e-5, "float64": 1e-13},
+    # Adam divides small gradients by their size and so lets rounding grow, in float32 to 1e-3: no bar makes sense there
+    "adam": {"float64": 1e-12},
+    "accuracy": 0.3,  # of percentage points: five of the 1797 test samples, which lie on the border of two classes
+    "repeats": 0.0,
+}
 
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
