@@ -449,7 +449,7 @@ def fingerprint(column: Column, dtype: str) -> str:
     return hashlib.sha256(column.library.to_numpy(model.params).tobytes()).hexdigest()
 
 
-@row("SHA-256 of the parameters", "5 runs: different SHA-256", "beyond the first", tolerances.BARS["repeats"])
+@row("SHA-256 of the parameters in 5 runs", "5 runs: different SHA-256", "beyond the first", tolerances.BARS["repeats"])
 def repeated(column: Column, dtype: str) -> float:
     return float(len({fingerprint(column, dtype) for _ in range(5)}) - 1)
 
