@@ -21,6 +21,7 @@ import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 NETWORKS = ("784-128-10", "784-512-512-10", "784-4096-4096-10", "784-64-10", "64-32-10")
 BATCHES = (32, 128, 1024, 8192)
 SAMPLES = 60_000
+REST = 0.2  # seconds before a turn: the threads of the one before spin for some 30 ms until they sleep (OpenBLAS)
 LARGEST_DIFFERENCE = {"sgd": 1e-3, "adam": 5e-3}  # of losses, relative: Adam divides by small gradients
 
 
@@ -76,6 +78,7 @@ def measure(case: Case, names: Sequence[str], rounds: int, epochs: int, folder: 
 
     def turn(p: Process, word: str) -> None:
         if p.here:
+            time.sleep(REST)
             p.tell(word)
             report = p.hear()
             if "seconds" in report:
