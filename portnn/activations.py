@@ -53,7 +53,13 @@ def relu(z: Array, zero: Array | None = None) -> Pair:
     xp = namespace(z)
     zero = _zero(xp, z) if zero is None else zero
     y = xp.maximum(z, zero)
-    return y, lambda dy: (dy * xp.astype(y > zero, y.dtype),)
+
+    def vjp(dy: Array) -> tuple[Array, ...]:
+        dz = xp.astype(y > zero, y.dtype)
+        dz *= dy
+        return (dz,)
+
+    return y, vjp
 
 
 def leaky_relu(z: Array, slope: float = 0.01) -> Pair:

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from portnn.backends import Array
-from portnn.backends.base import Batch, State, Step
+from portnn.backends.base import Rows, State, Step, batch_at
 from portnn.mlp import MLP
 from portnn.primitives import linear
 
 
 def first_non_finite(
-    model: MLP, step: Step, state: State, batch: Batch, rows: Sequence[Any], steps: int, batch_size: int
+    model: MLP, step: Step, state: State, chunk: dict[str, Rows], rows: Sequence[Any], steps: int, batch_size: int
 ) -> tuple[State, int, str]:
     """Return the last finite state, the number of the step in the chunk that left it, and what was first not finite."""
     for k in range(steps):
-        here = slice(k * batch_size, (k + 1) * batch_size)
-        part = {name: a[here, ...] for name, a in batch.items()}
+        part = batch_at(chunk, k * batch_size, (k + 1) * batch_size)
         trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
         trial, metrics = step(trial, part, rows[k])
         if not _finite(model, metrics["loss"]) or not _finite(model, trial["params"]):

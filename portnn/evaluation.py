@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy
 
 from portnn import checks
-from portnn.backends import HOST, Array, Backend
+from portnn.backends import HOST, Array, Backend, namespace
 from portnn.backends.base import Batch, Metrics
-from portnn.feed import Feed, as_index, take_rows
+from portnn.feed import Feed, as_index
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.primitives import unpacked
@@ -96,7 +96,7 @@ class Data(NamedTuple):
         weight = None if self.weight is None else self.weight[index]
         if weight is not None and not weight.any():
             raise ValueError(f"{who}: the weights of one side of the split are all zero")
-        x = take_rows(home, self.x, as_index(home, index, self.x.shape[0]))
+        x = home.take(self.x, as_index(home, index, self.x.shape[0]))
         return self._replace(x=x, t=self.t[index], weight=weight)
 
 
@@ -123,7 +123,7 @@ def _place(model: MLP, x: Array, who: str) -> None:
 
 def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[[Array, Batch], Metrics]:
     """Return the function (params, batch) -> sums of loss, weights and right answers."""
-    xp, count = model.backend.xp, counter(model.backend, loss)
+    count = counter(loss)
     options = {} if share is None else {"output_share": model.backend.asarray(share, model.params.dtype)}
 
     def judge(params: Array, batch: Batch) -> Metrics:
@@ -134,22 +134,23 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
                 raise ValueError(f"loss {loss.name!r} returns one number per batch: sample weights need one per sample")
             values = values * y.shape[-2]
         else:
-            values = xp.sum(values if weight is None else values * weight, axis=-1)
-        extra = {} if weight is None else {"weight": xp.sum(weight)}
+            values = namespace(values).sum(values if weight is None else values * weight, axis=-1)
+        extra = {} if weight is None else {"weight": namespace(weight).sum(weight)}
         return {"loss": values, **extra, **count(y, batch["t"])}
 
     return judge
 
 
-def counter(backend: Backend, loss: Loss) -> Callable[[Array, Array], Metrics]:
+def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
     """Return the function (y, t) -> {"accuracy": number of right answers}, or of nothing for a loss without classes."""
-    xp = backend.xp
 
     def classes(y: Array, t: Array) -> Metrics:
+        xp = namespace(y)
         labels = xp.argmax(t, axis=-1) if t.dtype == y.dtype else t
         return {"accuracy": xp.sum(xp.astype(xp.argmax(y, axis=-1) == labels, y.dtype), axis=-1)}
 
     def binary(y: Array, t: Array) -> Metrics:
+        xp = namespace(y)
         right = xp.astype((y > 0.0) == (t > 0.5), y.dtype)
         return {"accuracy": xp.sum(xp.mean(right, axis=-1), axis=-1)}
 

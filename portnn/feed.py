@@ -9,7 +9,7 @@ import numpy
 
 from portnn import random
 from portnn.backends import Array, Backend, dtype_name
-from portnn.backends.base import Batch
+from portnn.backends.base import Batch, Rows, batch_at
 
 _MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 CHUNK_ROWS = 8192  # rows gathered at once: a few MB, so that host reads are rare and memory stays bounded
@@ -51,14 +51,17 @@ class Feed:
         self.x = x if self.streamed or backend.owns(x) else self._move(x)
         self.others = {name: backend.asarray(a) for name, a in others.items() if a is not None}
 
-    def gather(self, rows: slice | numpy.ndarray) -> Batch:
-        """Return the rows at a slice or at host indices, on the device, x in the network's dtype."""
+    def gather(self, rows: slice) -> Batch:
+        """Return the rows at a slice, on the device, x in the network's dtype."""
+        return batch_at(self.chunk(rows), 0, rows.stop - rows.start)
+
+    def chunk(self, rows: slice | numpy.ndarray) -> dict[str, Rows]:
+        """Return the rows at a slice or at host indices, on the device but not gathered; x in the network's dtype."""
         index = rows if isinstance(rows, slice) else as_index(self.backend, rows, self.n)
-        x = self._move(self.x[rows, ...]) if self.streamed else take_rows(self.backend, self.x, index)
-        if isinstance(x, numpy.ndarray):  # the products of another layout may differ in their last bits
-            x = numpy.ascontiguousarray(x)
-        x = x if x.dtype == self.dtype else self.backend.xp.astype(x, self.dtype)
-        return {"x": x, **{name: take_rows(self.backend, a, index) for name, a in self.others.items()}}
+        chunk = {name: Rows(self.backend, a, index) for name, a in self.others.items()}
+        if self.streamed:
+            return {"x": Rows(self.backend, self._move(self.x[rows, ...]), dtype=self.dtype), **chunk}
+        return {"x": Rows(self.backend, self.x, index, self.dtype), **chunk}
 
     def _move(self, x: numpy.ndarray) -> Array:
         """Bring host rows to the device, small integers as they are: they take less room there than floats.
@@ -80,11 +83,6 @@ class Feed:
 def as_index(backend: Backend, rows: numpy.ndarray, n: int) -> Array:
     """Bring numbers of rows, of ``n`` in all, to the device; in 32 bits where they suffice: not every device has 64."""
     return backend.asarray(rows.astype("int32") if n < 2**31 else rows)
-
-
-def take_rows(backend: Backend, a: Array, index: Any) -> Array:
-    """Return the rows of ``a`` at a slice or at an index array of its library."""
-    return a[index, ...] if isinstance(index, slice) else backend.xp.take(a, index, axis=0)
 
 
 def plan(n: int, batch_size: int, chunk_rows: int = CHUNK_ROWS) -> list[tuple[int, int, int]]:

@@ -60,10 +60,12 @@ def cross_entropy(y: Array, t: Array, label_smoothing: float = 0.0) -> Pair:
     values = -xp.sum(t * (shifted - xp.log(total)), axis=-1)
 
     def vjp(dvalues: Array) -> tuple[Array, ...]:
-        p = e / total
+        dy = e / total
         if not labels:  # probabilities that add up to 1 only nearly
-            p = p * xp.sum(t, axis=-1, keepdims=True)
-        return ((p - t) * dvalues[..., None],)
+            dy *= xp.sum(t, axis=-1, keepdims=True)
+        dy -= t
+        dy *= dvalues[..., None]
+        return (dy,)
 
     return values, vjp
 

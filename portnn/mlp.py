@@ -10,7 +10,7 @@ from typing import Any
 
 from portnn import checks, model_file
 from portnn.activations import describe_activation
-from portnn.backends import HOST, Array, device, dtype_name, get_backend, one_of
+from portnn.backends import HOST, Array, device, dtype_name, get_backend, namespace, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.losses import Loss, get_loss, penalty, weighted_mean
 from portnn.network import forward, weights_of
@@ -298,9 +298,9 @@ class MLP:
                 if weight is None:
                     value, share = weighted_mean(values, one, y.shape[-2])
                 else:  # a batch whose weights are all 0 has loss 0 and no gradient
-                    value, share = weighted_mean(values, weight, xp.sum(weight) + tiny)
+                    value, share = weighted_mean(values, weight, namespace(weight).sum(weight) + tiny)
             elif weight is None:  # a user's loss that has taken the mean itself
-                value, share = values, xp.ones_like(values)
+                value, share = values, namespace(values).ones_like(values)
             else:
                 raise ValueError(f"loss {pair!r} returns one number per batch: sample weights need one per sample")
             dy = loss_pullback(share)

@@ -115,8 +115,12 @@ class SGD(Optimizer):
             velocity *= self.momentum
             velocity += grad
             state = {"velocity": velocity}
-            grad = grad + velocity * self.momentum if self.nesterov else velocity
-        params -= grad * h[0]
+            if not self.nesterov:
+                params -= velocity * h[0]
+                return params, state
+            grad += velocity * self.momentum
+        grad *= h[0]
+        params -= grad
         return params, state
 
 
@@ -267,9 +271,13 @@ class RMSprop(Optimizer):
         """One step; h = (rate,)."""
         v = state["v"]
         v *= self.decay
-        v += (grad * grad) * (1.0 - self.decay)
+        square = grad * grad
+        square *= 1.0 - self.decay
+        v += square
         new = {"v": v}
-        change = grad / (namespace(params).sqrt(v) + self.eps)
+        change = namespace(params).sqrt(v)
+        change += self.eps
+        change = grad / change
         if self.momentum:
             velocity = state["velocity"]
             velocity *= self.momentum

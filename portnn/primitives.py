@@ -54,7 +54,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, input_gradient
     xp, n = namespace(weight), x.shape[-2]
     y = xp.matmul(x, weight)
     if bias is not None:
-        y = y + bias[..., None, :]
+        y += bias[..., None, :]
 
     def vjp(dy: Array) -> tuple[Array, ...]:
         dx = None

@@ -8,11 +8,12 @@ import numpy
 
 from portnn import random
 from portnn.backends import HOST, Array
+from portnn.backends.base import Rows
 from portnn.error_bars import judged, reference, worst
 from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
-from portnn.step import make_step
+from portnn.step import Chunks, make_step
 
 State = dict[str, Any]
 
@@ -56,9 +57,7 @@ def first_parting(
     for name, model in models.items():
         params = model.backend.asarray(model.params, copy=True)
         states[name] = {"params": params, **optimizer.init(params)}
-        step_of = make_step(model, loss, optimizer)
-        for n in {size, len(x) % size or size}:
-            chunks[name, n] = model.backend.compile_chunk(step_of, 1, n)
+        chunks[name] = Chunks(model.backend, make_step(model, loss, optimizer), "auto", "compare_backends")
     per_epoch = -(-len(x) // size)
     for step in range(steps):
         epoch, batch = divmod(step, per_epoch)
@@ -67,8 +66,10 @@ def first_parting(
         before = _on_host(models[first], states[first])
         for name, model in models.items():
             with model.scope():
-                here = {"x": model.backend.asarray(x[rows], model.params.dtype), "t": model.backend.asarray(t[rows])}
-                states[name], _ = chunks[name, len(rows)](states[name], here, [optimizer.row(step)])
+                home = model.backend
+                arrays = {"x": home.asarray(x[rows], model.params.dtype), "t": home.asarray(t[rows])}
+                here = {key: Rows(home, a) for key, a in arrays.items()}
+                states[name], _ = chunks[name].run(1, len(rows), states[name], here, [optimizer.row(step)])
         after = {name: _on_host(model, states[name])["params"] for name, model in models.items()}
         if not any(numpy.isfinite(params).all() for params in after.values()):
             return explained

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy
 
-from portnn.backends import Array, device
-from portnn.backends.base import Batch, Metrics, State
+from portnn.backends import Array, Backend, device, namespace
+from portnn.backends.base import Batch, Chunk, Metrics, Rows, State
+from portnn.errors import reason
 from portnn.evaluation import counter
 from portnn.losses import Loss
 from portnn.mlp import MLP
@@ -41,6 +43,50 @@ class TrainingStep:
         return hash(self.key) if self.key is not None else id(self)
 
 
+class Chunks:
+    """Runs chunks of a step: compiled if ``how`` is True, by the plain loop if False, whichever works if ``"auto"``.
+
+    ``"auto"`` takes the loop where compiling fails, with one warning, and without one where a library that need not
+    compile would call functions of the user's in the first steps only: they may do more than they return.
+    """
+
+    def __init__(self, backend: Backend, step: TrainingStep, how: bool | str, who: str = "fit") -> None:
+        self.backend, self.step, self.how, self.who = backend, step, how, who
+        if how is True and not backend.compiles:
+            raise ValueError(f"{who}: compile=True, but {backend.name} has nothing to compile with; use compile='auto'")
+        self._loop = how is False or (how == "auto" and backend.replays and step.key is None)
+        self._ready: dict[tuple[int, int], Chunk] = {}
+        self._tried: set[tuple[int, int]] = set()
+
+    def run(
+        self, steps: int, size: int, state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]
+    ) -> tuple[State, Metrics]:
+        """Run ``steps`` steps of ``size`` samples; ``state`` is given up."""
+        shape, make = (steps, size), self.backend.loop_chunk if self._loop else self.backend.compile_chunk
+        if shape not in self._ready:
+            self._ready[shape] = make(self.step, steps, size)
+        if self._loop or self.how is True or shape in self._tried:
+            return self._ready[shape](state, chunk, rows)
+        before = copied(self.backend, state)
+        try:
+            done = self._ready[shape](state, chunk, rows)
+        except Exception as error:
+            if self.backend.ran_out_of_memory(error):
+                raise
+            self._loop, self._ready = True, {}
+            done = self.run(steps, size, before, chunk, rows)  # what fails here as well is no matter of compiling
+            said = f"{type(error).__name__}: {reason(error)}"
+            warnings.warn(f"{self.who}: steps run one by one, they cannot be compiled ({said})", RuntimeWarning, 2)
+            return done
+        self._tried.add(shape)
+        return done
+
+
+def copied(backend: Backend, state: State) -> State:
+    """Return the same arrays in memory of their own."""
+    return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
+
+
 def make_step(
     model: MLP,
     loss: Loss,
@@ -58,7 +104,7 @@ def make_step(
     ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
     """
     backend, like = model.backend, model.params
-    xp, decayed, count = backend.xp, model.decayed(), counter(backend, loss)
+    decayed, count = model.decayed(), counter(loss)
     share = None if output_share is None else backend.asarray(output_share, like.dtype)
     objective = model.objective(loss, output_share=share, l1=l1, l2=l2, who=who)
     by_value, by_norm = (_limit(model, limit) for limit in (clip_value, clip_norm))
@@ -72,7 +118,7 @@ def make_step(
         if by_norm is not None:
             grad = clip_by_norm(grad, by_norm)
         params, rest = optimizer.update(params, grad, rest, h, decayed)
-        total = y.shape[-2] if weight is None else xp.sum(weight)
+        total = y.shape[-2] if weight is None else namespace(weight).sum(weight)
         metrics = {"loss": value * total, **count(y, batch["t"])}
         if weight is not None:
             metrics["weight"] = total

@@ -11,17 +11,17 @@ from typing import Any
 import numpy
 
 from portnn import checks, random
-from portnn.backends import Array, Backend
-from portnn.backends.base import Batch, Chunk, Metrics, State, Step
+from portnn.backends import Array
+from portnn.backends.base import Batch, Metrics
 from portnn.diagnosis import first_non_finite
-from portnn.errors import NonFiniteError
+from portnn.errors import NonFiniteError, shown
 from portnn.evaluation import checked, judged, make_judge, means, read_back
 from portnn.feed import Feed, plan, split
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, get_optimizer
 from portnn.progress import Bar
-from portnn.step import make_step
+from portnn.step import Chunks, copied, make_step
 
 Callback = Callable[[MLP, "History"], object]
 
@@ -59,6 +59,7 @@ def fit(
     clip_norm: float | None = None,
     shuffle: bool = True,
     seed: int = 0,
+    compile: bool | str = "auto",
     callbacks: Callback | Sequence[Callback] = (),
     progress: bool = True,
 ) -> History:
@@ -92,6 +93,11 @@ def fit(
     shuffle, seed
         The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
         of the data.
+    compile
+        True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
+        functions of yours are then called once or a few times, and what stands in the way is raised. False: each
+        step is run as it is written. ``"auto"``: compiled where that works, with a warning where it does not; NumPy
+        and torch on the CPU run steps with functions of yours as they are written.
     callbacks
         Functions ``f(model, history)``, called after every epoch; a true value ends the training.
     progress
@@ -128,6 +134,8 @@ def fit(
             None if limit is None else checks.check_number(who, name, limit, 0.0, open_low=True)
             for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm))
         )
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         model.check_finite(who)
         data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
@@ -153,7 +161,7 @@ def fit(
         )
         return _run(
             model,
-            step,
+            Chunks(model.backend, step, compile),
             make_judge(model, entry, data.share),
             optimizer,
             data.feed(model),
@@ -169,7 +177,7 @@ def fit(
 
 def _run(
     model: MLP,
-    step: Step,
+    compiled: Chunks,
     judge: Callable[[Array, Batch], Metrics],
     optimizer: Any,
     feed: Feed,
@@ -182,11 +190,9 @@ def _run(
     progress: bool,
 ) -> History:
     backend, history, count = model.backend, History(), 0
-    state = _copied(backend, {"params": model.params, **optimizer.init(model.params)})
+    state = copied(backend, {"params": model.params, **optimizer.init(model.params)})
     before = state
-    chunks, compiled = plan(feed.n, batch_size), dict[tuple[int, int], Chunk]()
-    for _, steps, size in chunks:
-        compiled.setdefault((steps, size), backend.compile_chunk(step, steps, size))
+    chunks = plan(feed.n, batch_size)
     bar = Bar(progress, epochs, feed.n)
     try:
         for epoch in range(epochs):
@@ -194,19 +200,21 @@ def _run(
             order = random.order(seed, epoch, feed.n) if shuffle else None
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
-                batch = feed.gather(here if order is None else order[here])
+                chunk = feed.chunk(here if order is None else order[here])
                 rows = [optimizer.row(count + k) for k in range(steps)]
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
-                before = _copied(backend, state)
+                before = copied(backend, state)
                 try:
-                    state, metrics = compiled[steps, size](state, batch, rows)
+                    state, metrics = compiled.run(steps, size, state, chunk, rows)
                     total, finite = read_back(backend, metrics, state["params"])
                 except Exception as error:
                     if backend.ran_out_of_memory(error):
                         raise MemoryError(_too_large(model, steps, size)) from error
                     raise
                 if not finite:
-                    before, step_in_chunk, where = first_non_finite(model, step, before, batch, rows, steps, size)
+                    before, step_in_chunk, where = first_non_finite(
+                        model, compiled.step, before, chunk, rows, steps, size
+                    )
                     at = start // batch_size + step_in_chunk
                     raise NonFiniteError(
                         f"fit: epoch {epoch + 1}, batch {at + 1}: {where}; the model keeps its last finite parameters. "
@@ -229,7 +237,7 @@ def _run(
             if observe is not None:
                 observe(float(numpy.mean(entry.get("val_loss", entry["loss"]))))
             ended = [callback(model, history) for callback in callbacks]
-            state = before = {**state, **_copied(backend, {"params": model.params})}  # a callback may have set them
+            state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
             if any(ended):
                 break
     except KeyboardInterrupt:
@@ -238,10 +246,6 @@ def _run(
         model.params = before["params"]
         bar.close()
     return history
-
-
-def _copied(backend: Backend, state: State) -> State:
-    return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
 
 
 def _too_large(model: MLP, steps: int, batch_size: int) -> str:

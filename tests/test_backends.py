@@ -19,7 +19,7 @@ from tolerances import assert_same
 import portnn
 from portnn import MLP, BackendError
 from portnn.backends import HOST, Backend, dtype_name, get_backend, namespace
-from portnn.backends.base import to_native
+from portnn.backends.base import Rows, to_native
 
 NAMES = ("numpy", "cupy", "torch", "jax", "array_api_strict")
 X = np.random.default_rng(0).normal(size=(30, 4)).astype("float32")
@@ -387,14 +387,14 @@ def test_a_chunk_is_its_steps_one_by_one(library):
     steps, size = 3, 4
 
     def step(state, batch, h):
-        params = state["params"] * h[0] + library.xp.sum(batch["x"], axis=0)
-        return {"params": params, "count": state["count"] + h[1]}, {"loss": library.xp.sum(params)}
+        params = state["params"] * h[0] + namespace(batch["x"]).sum(batch["x"], axis=0)
+        return {"params": params, "count": state["count"] + h[1]}, {"loss": namespace(params).sum(params)}
 
     x = np.arange(steps * size * 2.0).reshape(-1, 2)
     rows = [(0.5, 1.0), (2.0, 1.0), (1.0, 2.0)]
     state = {"params": library.make([1.0, -1.0], given_up=True), "count": library.make(0.0, "float64", given_up=True)}
     run = library.backend.compile_chunk(step, steps, size)
-    state, metrics = run(state, {"x": library.make(x)}, rows)
+    state, metrics = run(state, {"x": Rows(library.backend, library.make(x))}, rows)
     params, losses = np.asarray([1.0, -1.0]), []
     for k in range(steps):
         params = params * rows[k][0] + x[k * size : (k + 1) * size].sum(axis=0)

@@ -170,9 +170,9 @@ def test_plan_covers_all_rows_in_order(n, batch_size):
 def orders(library: Any, seed: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The rows that fit asks for, epoch by epoch."""
     asked: list[int] = []
-    gather = Feed.gather
+    chunk = Feed.chunk
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "gather", lambda self, rows: asked.extend(rows.tolist()) or gather(self, rows))
+        patch.setattr(Feed, "chunk", lambda self, rows: asked.extend(rows.tolist()) or chunk(self, rows))
         with uncompiled(library):
             fit(MLP([4, 3], **library.where), epochs=epochs, seed=seed)
     return [asked[i : i + N] for i in range(0, len(asked), N)]

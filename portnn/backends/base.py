@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy
@@ -22,9 +23,44 @@ State = dict[str, Any]
 Batch = dict[str, Any]
 Metrics = dict[str, Any]
 Step = Callable[[State, Batch, Any], tuple[State, Metrics]]
-Chunk = Callable[[State, Batch, Sequence[Sequence[float]]], tuple[State, Metrics]]
+Chunk = Callable[[State, "dict[str, Rows]", Sequence[Sequence[float]]], tuple[State, Metrics]]
 
 FLOATS = ("float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of an array in the order of a chunk, gathered batch by batch: what is used at once stays in the cache.
+
+    Parameters
+    ----------
+    backend
+        Whose array it is.
+    source
+        ``(n, ...)``.
+    index
+        Numbers of rows, an array of the library, or a slice with a start.
+    dtype
+        Of what is gathered; None for that of ``source``.
+
+    """
+
+    backend: Backend
+    source: Array
+    index: Any = field(default_factory=lambda: slice(0, None))
+    dtype: Any = None
+
+    def at(self, start: int, stop: int) -> Array:
+        """Return the rows from ``start`` to ``stop``, counted in this order."""
+        index = self.index
+        here = slice(index.start + start, index.start + stop) if isinstance(index, slice) else index[start:stop]
+        rows = self.backend.take(self.source, here)
+        return rows if self.dtype is None or rows.dtype == self.dtype else self.backend.xp.astype(rows, self.dtype)
+
+
+def batch_at(chunk: dict[str, Rows], start: int, stop: int) -> Batch:
+    """Gather one batch of a chunk."""
+    return {name: rows.at(start, stop) for name, rows in chunk.items()}
 
 
 class Backend:
@@ -50,6 +86,8 @@ class Backend:
 
     name: str = "array_api"
     cure: ClassVar[str] = ""  # how to get the library: the pip command
+    compiles: bool = False  # whether compile_chunk does more than the loop
+    replays: bool = False  # whether it does so by calling the step in the beginning only, without being asked to
 
     def __init__(self, xp: Any, device: Any = None) -> None:
         self.xp = xp
@@ -150,6 +188,10 @@ class Backend:
         x = self.xp.asarray(x, device=self.device, copy=copy)
         return x if dtype is None or x.dtype == dtype else self.xp.astype(x, dtype)
 
+    def take(self, a: Array, index: Array | slice) -> Array:
+        """Return the rows of ``a`` at a slice or at an index array of its library."""
+        return a[index, ...] if isinstance(index, slice) else self.xp.take(a, index, axis=0)
+
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy or view an array of this library as a NumPy array in host memory."""
         return numpy.asarray(x) if hasattr(x, "__array__") else numpy.from_dlpack(x)
@@ -161,18 +203,21 @@ class Backend:
     # -- speed ------------------------------------------------------------------------------------------------
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
-        """Return a function that runs ``steps`` training steps over one gathered chunk of data.
+        """Return a function that runs ``steps`` training steps over one chunk of data, as fast as the library can.
 
-        ``run(state, batch, rows) -> (state, metrics)``: every array of ``batch`` holds ``steps * batch_size`` rows,
-        ``rows`` one row of host scalars per step, and the metrics come back summed over the steps. This one is a
-        plain loop over static slices. ``state`` is given up by the caller.
+        ``run(state, chunk, rows) -> (state, metrics)``: every entry of ``chunk`` has ``steps * batch_size`` rows,
+        ``rows`` is one row of host scalars per step, and the metrics come back summed over the steps. ``state`` is
+        given up by the caller, and what is returned holds until the next run. This one is the plain loop.
         """
+        return self.loop_chunk(step, steps, batch_size)
 
-        def run(state: State, batch: Batch, rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
+    def loop_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
+        """Return the same function as a plain loop, which any step can be run by."""
+
+        def run(state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
             total: Metrics = {}
             for k in range(steps):
-                here = slice(k * batch_size, (k + 1) * batch_size)
-                state, metrics = step(state, {name: a[here, ...] for name, a in batch.items()}, rows[k])
+                state, metrics = step(state, batch_at(chunk, k * batch_size, (k + 1) * batch_size), rows[k])
                 total = {name: total[name] + m for name, m in metrics.items()} if total else metrics
             return state, total
 

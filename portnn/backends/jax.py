@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, State, Step
+from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step
 from portnn.errors import BackendError, reason
 
 
@@ -18,6 +18,7 @@ class JaxBackend(Backend):
 
     name = "jax"
     cure = 'pip install "portnn[jax]"'
+    compiles = True
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:
@@ -121,26 +122,34 @@ class JaxBackend(Backend):
         shared = getattr(step, "key", None) is not None
         compiled = (_compiled if shared else _compiled.__wrapped__)(step, steps, batch_size)
 
-        def run(state: State, batch: Batch, rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
+        def run(state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
             table = numpy.asarray(rows, dtype=state["params"].dtype)
-            return compiled(state, batch, jax.device_put(table, self.device))
+            n, sources, index = steps * batch_size, {}, {}
+            for name, part in chunk.items():
+                sources[name], here = part.source, part.index
+                here = numpy.arange(here.start, here.start + n, dtype="int32") if isinstance(here, slice) else here
+                index[name] = jax.device_put(here, self.device)
+            dtypes = tuple((name, part.dtype) for name, part in chunk.items() if part.dtype is not None)
+            return compiled(state, sources, index, jax.device_put(table, self.device), dtypes)
 
         return run
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(step: Step, steps: int, batch_size: int) -> Callable[[State, Batch, Array], tuple[State, Metrics]]:
+def _compiled(step: Step, steps: int, batch_size: int) -> Callable[..., tuple[State, Metrics]]:
     """Return the compiled chunk of a step, or of one equal to it: what was compiled is kept for the next ``fit``."""
     import jax
 
-    def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
-        batch, h = row
-        return step(state, batch, h)
+    def scan(state: State, sources: Batch, index: Batch, rows: Array, dtypes: Any) -> tuple[State, Metrics]:
+        wanted = dict(dtypes)
 
-    def scan(state: State, batch: Batch, rows: Array) -> tuple[State, Metrics]:
-        split = {name: a.reshape(steps, batch_size, *a.shape[1:]) for name, a in batch.items()}
+        def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
+            here, h = row
+            batch = {name: a.at[here[name]].get(mode="promise_in_bounds") for name, a in sources.items()}
+            return step(state, {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}, h)
+
+        split = {name: a.reshape(steps, batch_size) for name, a in index.items()}
         state, metrics = jax.lax.scan(body, state, (split, rows), unroll=min(8, steps))
         return state, {name: m.sum(axis=0) for name, m in metrics.items()}
 
-    compiled: Callable[[State, Batch, Array], tuple[State, Metrics]] = jax.jit(scan, donate_argnums=0)
-    return compiled
+    return jax.jit(scan, donate_argnums=0, static_argnums=4)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.numpy as xp
 import numpy
 
-from portnn.backends.base import Backend
+from portnn.backends.base import Backend, Rows
+from portnn.backends.replay import Call, Replaying
 from portnn.errors import BackendError
 
+_REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}
 
-class NumpyBackend(Backend):
+
+class NumpyBackend(Replaying):
     """NumPy on the CPU."""
 
     name = "numpy"
@@ -51,6 +56,10 @@ class NumpyBackend(Backend):
         if isinstance(x, numpy.matrix):
             raise TypeError(f"{who}: {argument} is a numpy.matrix, expected an array: numpy.asarray({argument})")
 
+    def take(self, a: Any, index: Any) -> Any:
+        """As the base class, row by row in memory: the products of another layout may differ in their last bits."""
+        return numpy.ascontiguousarray(super().take(a, index))
+
     def device_of(self, x: Any) -> Any:
         """Return None: there is one device."""
         return None
@@ -58,6 +67,51 @@ class NumpyBackend(Backend):
     def dtypes(self) -> list[str]:
         """Both."""
         return ["float32", "float64"]
+
+    # -- replay -----------------------------------------------------------------------------------------------
+
+    def bind(self, call: Call) -> Callable[[], object]:
+        """Ufuncs, their reductions and a few others can write where they are told; of the rest the result is copied."""
+        name, args, kwargs, out = call.name, call.args, call.kwargs, call.out
+        if name in ("asarray", "astype"):
+            return functools.partial(numpy.copyto, out, args[0], casting="unsafe")
+        if name == "concat":
+            return functools.partial(numpy.concatenate, args[0], **kwargs, out=out)
+        if name == "argmax" and len(args) == 1:
+            return functools.partial(args[0].argmax, **kwargs, out=out)
+        function = getattr(numpy, name, None)
+        if name in _REDUCTIONS and len(args) == 1 and out.dtype == args[0].dtype:
+            return functools.partial(_REDUCTIONS[name].reduce, args[0], **{"axis": None, **kwargs}, out=out)
+        if isinstance(function, numpy.ufunc) and name != "pow":  # a square by the operator is not numpy.power
+            dtype = next(a.dtype for a in args if isinstance(a, numpy.ndarray))
+            if dtype.kind == "f":  # what is made of a number here need not be made in every call
+                args = tuple(a if isinstance(a, numpy.ndarray) else numpy.asarray(a, dtype) for a in args)
+            return functools.partial(function, *args, **kwargs, out=out)
+        function = functools.partial(getattr(self.xp, name), *args, **kwargs)
+        return lambda: numpy.copyto(out, function())
+
+    def copy_into(self, out: Any, a: Any) -> None:
+        """Cast as the library does."""
+        numpy.copyto(out, a, casting="unsafe")
+
+    def take_into(self, out: Any, rows: Rows, start: int, stop: int) -> None:
+        """Without a copy in between, where the dtype is the same."""
+        if isinstance(rows.index, slice) or rows.source.dtype != out.dtype:
+            super().take_into(out, rows, start, stop)
+        else:  # the numbers of the rows are portnn's own; mode="raise" would gather into a buffer first
+            numpy.take(rows.source, rows.index[start:stop], axis=0, out=out, mode="clip")
+
+    def memory(self, a: Any) -> tuple[int, Any]:
+        """As NumPy says it."""
+        return a.__array_interface__["data"][0], a.strides
+
+    def writes_to(self, part: Any, instead_of: Any) -> bool:
+        """Members are multiplied one after the other, wherever each of them lies."""
+        return part.strides[-2:] == instead_of.strides[-2:]
+
+    def shares_memory(self, a: Any, b: Any) -> bool:
+        """By the bounds: what one operation has just allocated lies in nobody else's."""
+        return numpy.may_share_memory(a, b)
 
 
 HOST = NumpyBackend(xp)

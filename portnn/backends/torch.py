@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Chunk, Step
+from portnn.backends.base import Array, Backend, Chunk, Rows, Step
+from portnn.backends.replay import Call, Replaying
 from portnn.errors import BackendError, reason
 
 
-class TorchBackend(Backend):
+class TorchBackend(Replaying):
     """PyTorch on the CPU or on a GPU."""
 
     name = "torch"
@@ -122,9 +124,69 @@ class TorchBackend(Backend):
         """Through the CPU."""
         return x.detach().cpu().numpy()
 
-    def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
+    def loop_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """Return the plain loop, without autograd's bookkeeping."""
         import torch
 
-        run = super().compile_chunk(step, steps, batch_size)
-        return torch.no_grad()(run)
+        return torch.no_grad()(super().loop_chunk(step, steps, batch_size))
+
+    def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
+        """Return the recorded steps, replayed without autograd's bookkeeping."""
+        import torch
+
+        return torch.no_grad()(super().compile_chunk(step, steps, batch_size))
+
+    # -- replay -----------------------------------------------------------------------------------------------
+
+    def bind(self, call: Call) -> Callable[[], object]:
+        """Most functions can write where they are told; of the rest the result is copied."""
+        import torch
+
+        name, args, kwargs, out = call.name, call.args, call.kwargs, call.out
+        if name in ("asarray", "astype"):
+            return functools.partial(out.copy_, args[0])
+        if name == "concat":
+            return functools.partial(torch.cat, args[0], dim=kwargs.get("axis", 0), out=out)
+        arrays = [a for a in args if isinstance(a, torch.Tensor)]
+        if name in _REDUCTIONS and len(args) == 1 and (name == "argmax" or out.dtype == args[0].dtype):
+            axis = kwargs.get("axis")
+            axis = tuple(range(args[0].ndim)) if axis is None and name != "argmax" else axis
+            options = {"dim": axis, "keepdim": kwargs.get("keepdims", False)}
+            return functools.partial(getattr(torch, _REDUCTIONS[name]), args[0], **options, out=out)
+        if name == "matmul":
+            return functools.partial(torch.mm if out.ndim == 2 and args[0].ndim == 2 else torch.matmul, *args, out=out)
+        if name in _ELEMENTWISE and not kwargs and all(a.dtype == arrays[0].dtype for a in arrays):
+            args = tuple(self.xp.asarray(a, dtype=arrays[0].dtype, device=self.device) for a in args)
+            return functools.partial(getattr(torch, _ELEMENTWISE[name]), *args, out=out)
+        function = functools.partial(getattr(self.xp, name), *args, **kwargs)
+        return lambda: out.copy_(function())
+
+    def copy_into(self, out: Array, a: Array) -> None:
+        """Cast as the library does."""
+        out.copy_(a)
+
+    def take_into(self, out: Array, rows: Rows, start: int, stop: int) -> None:
+        """Without a copy in between, where the dtype is the same."""
+        if isinstance(rows.index, slice) or rows.source.dtype != out.dtype:
+            super().take_into(out, rows, start, stop)
+        else:
+            import torch
+
+            torch.index_select(rows.source, 0, rows.index[start:stop], out=out)
+
+    def memory(self, a: Array) -> tuple[int, Any]:
+        """As torch says it."""
+        return a.data_ptr(), a.stride()
+
+    def shares_memory(self, a: Array, b: Array) -> bool:
+        """Whether they have one storage."""
+        return bool(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
+
+
+_REDUCTIONS = {"sum": "sum", "max": "amax", "min": "amin", "argmax": "argmax"}
+_ELEMENTWISE = {
+    **{"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "negative": "neg", "abs": "abs"},
+    **{"maximum": "maximum", "minimum": "minimum", "sign": "sign", "sqrt": "sqrt", "tanh": "tanh"},
+    **{"exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p"},
+    **{"less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "equal": "eq", "not_equal": "ne"},
+}
