@@ -12,7 +12,21 @@ from portnn.backends import Array, Backend, dtype_name
 from portnn.backends.base import Batch, Rows, batch_at
 
 _MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-CHUNK_ROWS = 8192  # rows gathered at once: a few MB, so that host reads are rare and memory stays bounded
+CHUNK_ROWS = 8192  # rows moved or evaluated at once: a few MB, so that memory stays bounded
+
+
+def rows_per_chunk(n_params: int) -> int:
+    """Return how many samples to train on between two looks of the host: fewer where a network takes longer.
+
+    So Ctrl-C, the progress bar and a NaN wait for less than a second, and the reads of small networks do not show.
+
+    Examples
+    --------
+    >>> rows_per_chunk(100), rows_per_chunk(100_000), rows_per_chunk(10**9)
+    (65536, 40000, 8192)
+
+    """
+    return max(CHUNK_ROWS, min(65536, 4 * 10**9 // n_params))
 
 
 class Feed:

@@ -24,11 +24,13 @@ class TrainingStep:
 
     A library that compiles can so use again what it has compiled for an earlier ``fit``. ``key`` holds all that the
     function depends on; None where that cannot be known, as with functions of the user's, and the step is then equal
-    to itself alone.
+    to itself alone. ``widths`` are the lengths of the parts that the network cuts its vector of parameters into.
     """
 
-    def __init__(self, run: Callable[[State, Batch, Any], tuple[State, Metrics]], key: Hashable) -> None:
-        self.run, self.key = run, key
+    def __init__(
+        self, run: Callable[[State, Batch, Any], tuple[State, Metrics]], key: Hashable, widths: tuple[int, ...] = ()
+    ) -> None:
+        self.run, self.key, self.widths = run, key, widths
 
     def __call__(self, state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
         """Run it."""
@@ -129,7 +131,8 @@ def make_step(
     place = (model.dtype, backend.device_name, model.matmul_precision)
     parts = (network, _name(loss.pair), loss.kind, _update(optimizer), numbers, place)
     known = None not in (*(layer[-1] for layer in network), parts[1], parts[3])
-    return TrainingStep(step, parts if known else None)
+    cuts = (cut for layer in model.layers for cut in (layer.weight, layer.bias) if cut is not None)
+    return TrainingStep(step, parts if known else None, tuple(cut.stop - cut.start for cut in cuts))
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:

@@ -16,7 +16,7 @@ from portnn.backends.base import Batch, Metrics
 from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError, shown
 from portnn.evaluation import checked, judged, make_judge, means, read_back
-from portnn.feed import Feed, plan, split
+from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, get_optimizer
@@ -192,7 +192,8 @@ def _run(
     backend, history, count = model.backend, History(), 0
     state = copied(backend, {"params": model.params, **optimizer.init(model.params)})
     before = state
-    chunks = plan(feed.n, batch_size)
+    most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
+    chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
     try:
         for epoch in range(epochs):

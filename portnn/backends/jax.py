@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step
+from portnn.backends.parts import Parts
 from portnn.errors import BackendError, reason
 
 
@@ -120,7 +121,9 @@ class JaxBackend(Backend):
         import jax
 
         shared = getattr(step, "key", None) is not None
-        compiled = (_compiled if shared else _compiled.__wrapped__)(step, steps, batch_size)
+        # an iteration of a loop costs microseconds on a GPU; on the CPU unrolling only takes longer to compile
+        unroll = 1 if self.device.platform == "cpu" else 8
+        compiled = (_compiled if shared else _compiled.__wrapped__)(step, steps, batch_size, unroll)
 
         def run(state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
             table = numpy.asarray(rows, dtype=state["params"].dtype)
@@ -136,9 +139,19 @@ class JaxBackend(Backend):
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(step: Step, steps: int, batch_size: int) -> Callable[..., tuple[State, Metrics]]:
+def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[..., tuple[State, Metrics]]:
     """Return the compiled chunk of a step, or of one equal to it: what was compiled is kept for the next ``fit``."""
     import jax
+
+    widths = tuple(getattr(step, "widths", ()))
+
+    def in_parts(state: State) -> State:
+        """Hold the vectors of the state in the parts that the network cuts them into."""
+        whole = {name: a if isinstance(a, Parts) else Parts.cut(a, widths) for name, a in state.items() if fits(a)}
+        return {name: whole[name].parts if name in whole else a for name, a in state.items()}
+
+    def fits(a: Array) -> bool:
+        return len(widths) > 1 and a.shape[-1:] == (sum(widths),)
 
     def scan(state: State, sources: Batch, index: Batch, rows: Array, dtypes: Any) -> tuple[State, Metrics]:
         wanted = dict(dtypes)
@@ -146,10 +159,14 @@ def _compiled(step: Step, steps: int, batch_size: int) -> Callable[..., tuple[St
         def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
             here, h = row
             batch = {name: a.at[here[name]].get(mode="promise_in_bounds") for name, a in sources.items()}
-            return step(state, {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}, h)
+            batch = {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}
+            state = {name: Parts(a) if isinstance(a, tuple) else a for name, a in state.items()}
+            state, metrics = step(state, batch, h)
+            return in_parts(state), metrics
 
         split = {name: a.reshape(steps, batch_size) for name, a in index.items()}
-        state, metrics = jax.lax.scan(body, state, (split, rows), unroll=min(8, steps))
+        parts, metrics = jax.lax.scan(body, in_parts(state), (split, rows), unroll=min(unroll, steps))
+        state = {name: Parts(a).joined() if isinstance(a, tuple) else a for name, a in parts.items()}
         return state, {name: m.sum(axis=0) for name, m in metrics.items()}
 
     return jax.jit(scan, donate_argnums=0, static_argnums=4)

@@ -13,6 +13,7 @@ What a step may do is what the standard has, without looking at values: NotRecor
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -149,7 +150,7 @@ class Tape:
     def __init__(self, backend: Replaying, before: Tape | None = None) -> None:
         self.backend, self.xp = backend, backend.xp
         self.calls: list[Call] = []
-        self.places, self.joined = ({}, set()) if before is None else before.places_of_pieces()
+        self.places, self.left = ({}, {}) if before is None else before.places_of_pieces()
         self.pools: dict[Any, list[Array]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -191,7 +192,7 @@ class Tape:
         call = Call(name, plain, plain_kwargs, out)
         if name == "concat" and all(isinstance(piece, Recorded) for piece in args[0]):
             call.pieces = list(args[0])
-        if out is not result and number not in self.joined:
+        if out is not result:
             self.backend.copy_into(out, result)
         self.calls.append(call)
         return Recorded(self, out, _Memory(out, number, pool))
@@ -214,36 +215,44 @@ class Tape:
                 found += self._used(thing)
         return found
 
-    def places_of_pieces(self) -> tuple[dict[int, Array], set[int]]:
-        """Return where calls can write so that later concats find their pieces joined, and the numbers of these.
+    def places_of_pieces(self) -> tuple[dict[int, Array], dict[int, list[int]]]:
+        """Return where calls can write so that a later concat finds their results in place.
 
-        Each piece must be the whole result of one call that nothing looks at after the concat.
+        By the numbers of the calls: the places, those of concats included, and what each concat is left to copy. A
+        piece finds its place if it is the whole result of one call, and nothing looks at it after the concat.
         """
         places: dict[int, Array] = {}
-        joined = set()
+        left: dict[int, list[int]] = {}
         for number in reversed(range(len(self.calls))):  # the last first: a concat may be a piece of another
             call = self.calls[number]
             if call.pieces is None:
                 continue
-            whole: Any = places.get(number, call.out)
-            parts, stop = dict[int, Array](), 0
-            for piece in call.pieces:
+            whole: Any = places.setdefault(number, call.out)
+            left[number], stop = [], 0
+            for i, piece in enumerate(call.pieces):
                 memory, start = piece.memory, stop
                 stop += piece.shape[-1]
-                if memory.made < 0 or memory.last > number or math.prod(memory.array.shape) != math.prod(piece.shape):
-                    break
-                part = self.xp.reshape(whole[..., start:stop], tuple(memory.array.shape))
-                if not self.backend.shares_memory(part, whole) or not self.backend.writes_to(part, memory.array):
-                    break
-                parts[memory.made] = part
-            if len(parts) == len(call.pieces):
-                places |= {number: whole, **parts}
-                joined.add(number)
-        return places, joined
+                shape = tuple(memory.array.shape)
+                if memory.made >= 0 and memory.last <= number and math.prod(shape) == math.prod(piece.shape):
+                    part = self.xp.reshape(whole[..., start:stop], shape)
+                    if self.backend.shares_memory(part, whole) and self.backend.writes_to(part, memory.array):
+                        places[memory.made] = part
+                        continue
+                left[number].append(i)
+        return places, left
 
     def program(self) -> list[Callable[[], object]]:
         """Return what the calls do, in order."""
-        return [self.backend.bind(call) for number, call in enumerate(self.calls) if number not in self.joined]
+        calls = []
+        for number, call in enumerate(self.calls):
+            if number in self.left and call.pieces is not None:
+                stops = list(itertools.accumulate(piece.shape[-1] for piece in call.pieces))
+                for i in self.left[number]:
+                    part = call.out[..., stops[i] - call.pieces[i].shape[-1] : stops[i]]
+                    calls.append(Call("asarray", (call.pieces[i].value,), {}, part))
+            else:
+                calls.append(call)
+        return [self.backend.bind(call) for call in calls]
 
 
 def _types(things: Any) -> str:

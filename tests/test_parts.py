@@ -1,0 +1,113 @@
+"""A vector in parts is one vector to whatever is done with it."""
+
+import numpy as np
+import pytest
+from tolerances import assert_same, assert_within, first_gradient
+
+import portnn
+from portnn.backends import device, namespace
+from portnn.backends.parts import Parts, joined
+from portnn.optimizers import clip_by_norm, clip_by_value
+
+WIDTHS = (6, 3, 2)
+RNG = np.random.default_rng(3)
+VECTOR = RNG.standard_normal((2, 11))
+
+
+def cut(a=VECTOR):
+    return Parts.cut(np.array(a), WIDTHS)
+
+
+def test_what_it_looks_like():
+    parts = cut()
+    assert (parts.shape, parts.ndim, parts.dtype, parts.widths) == ((2, 11), 2, np.float64, WIDTHS)
+    assert device(parts) == device(VECTOR)
+    assert [part.shape for part in parts.parts] == [(2, 6), (2, 3), (2, 2)]
+    assert_same(parts.joined(), VECTOR)
+    assert joined(3.0) == 3.0
+
+
+def test_a_slice_that_is_a_part_is_that_part():
+    parts = cut()
+    assert parts[..., 6:9] is parts.parts[1]
+    for other in (slice(6, 8), slice(5, 9), slice(None), slice(0, 11), slice(6, 9, 2)):
+        assert_same(parts[..., other], VECTOR[..., other])
+    assert_same(parts[0], VECTOR[0])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda a: a * 2.0 - 1.0 / (3.0 + a * a),
+        lambda a: -abs(a) + a**2,
+        lambda a: VECTOR * a + VECTOR,
+        lambda a: a * VECTOR[:, :1],
+        lambda a: a * VECTOR[0],
+        lambda a: namespace(a).where(a > 0.0, a, namespace(a).zeros_like(a)),
+        lambda a: namespace(a).maximum(namespace(a).sqrt(namespace(a).abs(a)), VECTOR),
+        lambda a: namespace(a).astype(a <= 0.5, np.float32),
+        lambda a: namespace(a).isfinite(a / VECTOR),
+        lambda a: namespace(a).concat([a, a], axis=-1) * 3.0,
+    ],
+)
+def test_what_acts_on_each_number_acts_on_each_part(f):
+    found = f(cut())
+    assert isinstance(found, Parts)
+    assert_same(found.joined(), f(VECTOR))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda a: namespace(a).max(namespace(a).abs(a), axis=-1, keepdims=True),
+        lambda a: namespace(a).min(a, axis=-1),
+        lambda a: namespace(a).all(namespace(a).isfinite(a), axis=-1),
+        lambda a: namespace(a).any(a > 2.0, axis=-1),
+        lambda a: namespace(a).max(a),
+        lambda a: namespace(a).sum(a, axis=0),
+        lambda a: namespace(a).matmul(a, namespace(a).matrix_transpose(a)),
+        lambda a: namespace(a).argmax(a, axis=-1),
+        lambda a: namespace(a).flip(a, axis=-1),
+        lambda a: namespace(a).concat([a, a], axis=0),
+    ],
+)
+def test_what_is_asked_of_the_whole_is_what_the_whole_gives(f):
+    found = f(cut())
+    assert not isinstance(found, Parts)
+    assert_same(found, f(VECTOR))
+
+
+def test_a_sum_is_the_sum_of_the_sums():
+    found = namespace(cut()).sum(cut(), axis=-1, keepdims=True)
+    assert found.shape == (2, 1)
+    assert_within(found, VECTOR.sum(axis=-1, keepdims=True), first_gradient(VECTOR, "float64"))
+
+
+def test_vectors_cut_in_different_ways_are_joined():
+    other = Parts.cut(VECTOR, (5, 6))
+    assert_same(cut() + other, VECTOR + VECTOR)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        portnn.SGD(0.1, momentum=0.9, nesterov=True),
+        portnn.Adam(0.1, amsgrad=True),
+        portnn.AdamW(0.1),
+        portnn.RMSprop(0.1, momentum=0.5),
+        portnn.Adagrad(0.1),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_optimizers_do_not_see_the_difference(optimizer):
+    def run(make):
+        params, state = make(VECTOR), {name: make(a) for name, a in optimizer.init(VECTOR).items()}
+        for k in range(3):
+            grad = clip_by_norm(clip_by_value(make(VECTOR * (k - 1.0)), np.asarray(1.0)), np.asarray(2.0))
+            params, state = optimizer.update(params, grad, state, optimizer.row(k), np.arange(11.0) % 2)
+        return {"params": params, **state}
+
+    whole = run(np.array)
+    for name, a in run(cut).items():
+        assert isinstance(a, Parts)
+        assert_within(a.joined(), whole[name], first_gradient(whole[name], "float64"))

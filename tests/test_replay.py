@@ -1,0 +1,333 @@
+"""Steps that are recorded and replayed: the same bits as the steps themselves, without what they cost."""
+
+import functools
+import tracemalloc
+
+import numpy as np
+import pytest
+from libraries import LIBRARIES
+from tolerances import assert_same
+
+import portnn
+import portnn.backends
+from portnn.backends import HOST, namespace
+from portnn.backends.base import Rows
+from portnn.backends.replay import NotRecordedError, Tape
+from portnn.losses import Loss, cross_entropy, get_loss
+from portnn.step import Chunks, make_step
+
+N, BATCH = 44, 8  # four batches of 8 are recorded, checked and replayed; the last one has 4
+RNG = np.random.default_rng(5)
+X = RNG.standard_normal((N, 6))
+LABELS = RNG.integers(0, 3, N)
+TARGETS = RNG.standard_normal((N, 3))
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def replaying(request):
+    library = LIBRARIES[request.param]
+    if library.why_not:
+        pytest.skip(library.why_not)
+    return library
+
+
+def trained(library, how, *, model=None, t=LABELS, x=X, **options):
+    """Return the parameters and the history after three epochs."""
+    network = portnn.MLP(**{"sizes": [6, 5, 3], "seed": 1, **library.where, **(model or {})})
+    options = {"epochs": 3, "batch_size": BATCH, "progress": False, "compile": how, **options}
+    history = portnn.fit(network, x, t, **options)
+    history.pop("epoch_seconds")
+    return library.to_numpy(network.params), history
+
+
+OPTIMIZERS = {
+    "sgd": portnn.SGD(0.1),
+    "momentum": portnn.SGD(0.1, momentum=0.9),
+    "nesterov": portnn.SGD(0.1, momentum=0.9, nesterov=True),
+    "adam": portnn.Adam(0.01),
+    "amsgrad": portnn.Adam(0.01, amsgrad=True),
+    "adamw": portnn.AdamW(0.01, weight_decay=0.1),
+    "rmsprop": portnn.RMSprop(0.01, momentum=0.5),
+    "adagrad": portnn.Adagrad(0.05),
+    "schedule": portnn.Adam(portnn.schedules.cosine(0.1, 12)),
+}
+VARIANTS = {
+    **{name: {"optimizer": optimizer} for name, optimizer in OPTIMIZERS.items()},
+    **{
+        a: {"model": {"activation": a}}
+        for a in (*("identity", "leaky_relu", "elu", "selu", "tanh", "sigmoid"), *("softplus", "gelu", "silu", "mish"))
+    },
+    **{loss: {"loss": loss, "t": TARGETS} for loss in ("mse", "mae", "huber")},
+    "binary": {"loss": "binary_cross_entropy", "t": (TARGETS > 0).astype("float32")},
+    "probabilities": {"t": np.exp(TARGETS) / np.exp(TARGETS).sum(axis=1, keepdims=True)},
+    "smoothing": {"loss": functools.partial(cross_entropy, label_smoothing=0.1)},
+    "weights": {"sample_weight": np.linspace(0.0, 2.0, N), "class_weight": [1.0, 2.0, 3.0]},
+    "members": {"model": {"members": 3}, "optimizer": portnn.Adam(0.01)},
+    "clipped": {"clip_value": 0.05, "clip_norm": 0.1},
+    "penalty": {"l1": 0.01, "l2": 0.02},
+    "deep": {"model": {"sizes": [6, 5, 5, 5, 5, 5, 3]}},  # twelve pieces: joined in two turns
+    "linear": {"model": {"sizes": [6, 3]}},
+    "no bias": {"model": {"bias": False}},
+    "batches of one": {"batch_size": 1},
+    "one batch": {"batch_size": N},
+    "in order": {"shuffle": False},
+    "images": {"x": (abs(X) * 50).astype("uint8")},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_same_bits_as_step_by_step(replaying, name, dtype):
+    options = dict(VARIANTS[name])
+    options["model"] = {**options.get("model", {}), "dtype": dtype}
+    replayed, history = trained(replaying, True, **options)
+    plain, expected = trained(replaying, False, **options)
+    assert_same(replayed, plain)
+    assert history == expected
+
+
+def recorded(library, sizes=(6, 5, 3), optimizer=None, loss="cross_entropy", steps=5, **options):
+    """Return a chunk, the arguments of its runs, and the model."""
+    model = portnn.MLP(list(sizes), **library.where, **options)
+    step = make_step(model, get_loss(loss), optimizer or portnn.Adam(0.01))
+    run = model.backend.compile_chunk(step, steps, BATCH)
+    optimizer = optimizer or portnn.Adam(0.01)
+    state = {"params": model.backend.asarray(model.params, copy=True), **optimizer.init(model.params)}
+    x = np.tile(X, (10, 1))[: steps * BATCH].astype("float32")
+    t = np.tile(LABELS, 10)[: steps * BATCH]
+    chunk = {"x": Rows(model.backend, library.make(x)), "t": Rows(model.backend, library.make(t))}
+    return run, (state, chunk, [optimizer.row(k) for k in range(steps)]), step
+
+
+def test_a_step_is_run_three_times_and_no_namespace_is_looked_up_after_that(replaying, monkeypatch):
+    """What NumPy and torch cost beside their products: the interpreter must do nothing but call them."""
+    run, (state, chunk, rows), step = recorded(replaying)
+    asked = []
+    plain = step.run
+    step.run = lambda *args: asked.append("step") or plain(*args)
+    state, _ = run(state, chunk, rows)
+    assert asked == ["step"] * 3, "two recorded, one to compare with; two of the five are replayed"
+    for module in ("primitives", "network", "losses", "activations", "optimizers", "evaluation", "mlp", "step"):
+        room = getattr(portnn, module)
+        if hasattr(room, "namespace"):
+            monkeypatch.setattr(room, "namespace", lambda a: asked.append("namespace") or namespace(a))
+    before = list(asked)
+    run(state, chunk, rows)
+    assert asked == before
+
+
+def test_a_replayed_step_allocates_nothing_of_size():
+    """A vector of parameters and the hidden values of a batch take 160 and 128 kB."""
+    library = LIBRARIES["numpy"]
+    run, (state, chunk, rows), _ = recorded(library, sizes=(6, 4000, 3))
+    state, _ = run(state, chunk, rows)
+
+    def peak(f):
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            f()
+            return tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+
+    vector = 4 * portnn.MLP([6, 4000, 3]).n_params
+    model = portnn.MLP([6, 4000, 3])
+    step = make_step(model, get_loss("cross_entropy"), portnn.Adam(0.01))
+    loop = model.backend.loop_chunk(step, 5, BATCH)
+    copies = {name: a.copy() for name, a in state.items()}
+    assert peak(lambda: loop(copies, chunk, rows)) > 3 * vector, "step by step it does"
+    assert peak(lambda: run(state, chunk, rows)) < vector / 4
+
+
+def test_gradients_are_made_in_their_places(replaying):
+    """Of torch those that lie on a boundary of 64 bytes, since its products look at that."""
+    run, arguments, _ = recorded(replaying, sizes=(6, 16, 16, 16, 16, 16, 16))
+    replay = getattr(run, "__wrapped__", run)
+    run(*arguments)
+    concats = [number for number, call in enumerate(replay.tape.calls) if call.name == "concat"]
+    assert len(concats) == 3, "eight pieces, four, and the two of these"
+    assert replay.tape.left == {number: [] for number in concats}
+    assert len(replay.program) == len(replay.tape.calls) - 3
+
+
+def test_memory_is_used_again(replaying):
+    run, arguments, _ = recorded(replaying, sizes=(6, *[7] * 12, 3), optimizer=portnn.SGD(0.1))
+    replay = getattr(run, "__wrapped__", run)
+    run(*arguments)
+    hidden = [call for call in replay.tape.calls if tuple(call.out.shape) == (BATCH, 7)]
+    memory = {replaying.backend.memory(call.out)[0] for call in hidden}
+    assert len(hidden) >= 3 * 12
+    assert len(memory) < 2 * len(hidden) / 3
+
+
+# -- what cannot be recorded ------------------------------------------------------------------------------------------
+
+
+def peeking(y, t):
+    """A loss that looks at a value."""
+    return cross_entropy(y, t) if float(namespace(y).sum(y)) < 1e9 else None
+
+
+def noisy(y, t):
+    """A loss that is another one each time."""
+    return cross_entropy(y + RNG.standard_normal(), t)
+
+
+def indexing(y, t):
+    """A loss that indexes with an array."""
+    values, vjp = cross_entropy(y, t)
+    return values[t * 0], vjp
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(peeking, "looks at the values"), (noisy, "differs from the step itself"), (indexing, "an array indexed by")],
+)
+def test_what_stands_in_the_way_is_said(replaying, loss, said):
+    with pytest.raises(NotRecordedError, match=said):
+        trained(replaying, True, loss=Loss("own", loss, "classes"))
+
+
+@pytest.mark.parametrize("loss", [peeking, indexing])
+def test_functions_of_the_user_are_run_as_they_are_written_unless_asked(replaying, loss):
+    """Without a word: whoever wrote a loss for NumPy may read values in it, and is called at every step."""
+    calls = []
+
+    def own(y, t):
+        calls.append(y)
+        return loss(y, t)
+
+    replayed, _ = trained(replaying, "auto", loss=Loss("own", own, "classes"))
+    assert len(calls) == 3 * 6
+    plain, _ = trained(replaying, False, loss=Loss("own", loss, "classes"))
+    assert_same(replayed, plain)
+
+
+def test_a_pure_function_of_the_user_is_recorded_if_asked(replaying):
+    def own(y, t):
+        values, vjp = cross_entropy(y * 2.0, t)
+        return values, lambda dvalues: (vjp(dvalues)[0] * 2.0,)
+
+    asked, _ = trained(replaying, True, loss=Loss("own", own, "classes"))
+    plain, _ = trained(replaying, False, loss=Loss("own", own, "classes"))
+    assert_same(asked, plain)
+
+
+class Trading(portnn.SGD):
+    """Hands its arrays back in each other's places."""
+
+    def init(self, params):
+        xp = namespace(params)
+        return {"a": xp.zeros_like(params), "b": xp.ones_like(params)}
+
+    def update(self, params, grad, state, h, decayed=None):
+        params -= state["b"] * h[0]
+        return params, {"a": state["b"], "b": state["a"]}
+
+
+class Functional(portnn.SGD):
+    """Changes nothing in place."""
+
+    def update(self, params, grad, state, h, decayed=None):
+        return params - grad * h[0], state
+
+
+def test_states_that_trade_places_are_refused(replaying):
+    with pytest.raises(NotRecordedError, match="another array of its state as 'a'"):
+        trained(replaying, True, optimizer=Trading(0.1))
+    auto, _ = trained(replaying, "auto", optimizer=Trading(0.1))
+    plain, _ = trained(replaying, False, optimizer=Trading(0.1))
+    assert_same(auto, plain)
+
+
+def test_an_optimizer_that_returns_new_arrays(replaying):
+    replayed, _ = trained(replaying, True, optimizer=Functional(0.1))
+    plain, _ = trained(replaying, False, optimizer=portnn.SGD(0.1))
+    assert_same(replayed, plain)
+
+
+# -- fit(compile=...) -------------------------------------------------------------------------------------------------
+
+
+def test_compile_is_one_of_three(library):
+    model = portnn.MLP([6, 3], **library.where)
+    before = library.to_numpy(model.params)
+    with pytest.raises(ValueError, match="fit: compile must be True, False or 'auto', got 'yes'"):
+        portnn.fit(model, X, LABELS, compile="yes")
+    assert_same(library.to_numpy(model.params), before)
+
+
+def test_compile_where_there_is_nothing_to_compile_with():
+    strict = LIBRARIES["array_api_strict"]
+    if strict.why_not:
+        pytest.skip(strict.why_not)
+    with pytest.raises(ValueError, match="array_api_strict has nothing to compile with; use compile='auto'"):
+        trained(strict, True)
+    auto, _ = trained(strict, "auto")
+    plain, _ = trained(strict, False)
+    assert_same(auto, plain)
+
+
+def test_jax_says_why_it_goes_step_by_step():
+    jax = LIBRARIES["jax"]
+    if jax.why_not:
+        pytest.skip(jax.why_not)
+    loss = Loss("own", peeking, "classes")
+    with pytest.warns(RuntimeWarning, match=r"fit: steps run one by one, they cannot be compiled \(\w*Error") as said:
+        auto, history = trained(jax, "auto", loss=loss)
+    assert len(said) == 1, "once, not for every shape of a chunk"
+    plain, expected = trained(jax, False)
+    assert_same(auto, plain)
+    assert history == expected
+    with pytest.raises(TypeError, match="tracer value encountered"):
+        trained(jax, True, loss=loss)
+
+
+def test_a_mistake_of_the_user_is_not_blamed_on_compiling(library):
+    def wrong(y, t):
+        return 1 // 0, t
+
+    with pytest.raises(ZeroDivisionError):  # and a warning would be an error here
+        trained(library, "auto", loss=Loss("own", wrong, "classes"))
+
+
+def test_running_out_of_memory_is_no_reason_to_go_step_by_step(monkeypatch):
+    step = make_step(portnn.MLP([6, 3]), get_loss("cross_entropy"), portnn.SGD(0.1))
+    chunks = Chunks(HOST, step, "auto")
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(type(HOST), "compile_chunk", lambda *_: full)
+    with pytest.raises(MemoryError):
+        chunks.run(1, 2, {}, {}, [])
+
+
+# -- the namespace of recorded arrays ---------------------------------------------------------------------------------
+
+
+def test_constants_are_not_recorded():
+    tape = Tape(HOST)
+    assert isinstance(tape.ones((2,), dtype=tape.float32), np.ndarray)
+    assert tape.isdtype(np.float32, "real floating")
+    assert tape.calls == []
+
+
+def test_an_array_of_numpy_on_the_left_is_recorded():
+    tape = Tape(HOST)
+    a = tape.hold(np.asarray([1.0, 2.0]))
+    for made in (np.asarray([3.0, 4.0]) - a, 3.0 - a, np.float64(3.0) * a):
+        assert made.tape is tape
+    assert [call.name for call in tape.calls] == ["subtract", "subtract", "multiply"]
+
+
+def test_views_are_memory_and_no_calls():
+    tape = Tape(HOST)
+    a = tape.hold(np.arange(6.0))
+    part = tape.reshape(a, (2, 3))[1:, ...]
+    part += 10.0
+    assert a.value.tolist() == [0.0, 1.0, 2.0, 13.0, 14.0, 15.0]
+    assert [call.name for call in tape.calls] == ["add"]
+    a[0:2] = part[0, 0:2]
+    assert a.value.tolist()[:2] == [13.0, 14.0]
