@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend
+from portnn.backends.base import Array, Backend, Chunk, Step
+from portnn.backends.cupy_graph import capture
+from portnn.backends.graphs import GraphChunk
 from portnn.errors import BackendError, reason
 
 
@@ -17,6 +19,7 @@ class CupyBackend(Backend):
 
     name = "cupy"
     cure = 'pip install "portnn[cuda13]" (CUDA 13) or "portnn[cuda12]"'
+    compiles = True
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:
@@ -108,6 +111,10 @@ class CupyBackend(Backend):
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy to the host; CuPy never does so by itself."""
         return x.get()
+
+    def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
+        """Return the chunk as CUDA graphs of many steps."""
+        return GraphChunk(self, step, steps, batch_size, capture)
 
 
 def _number(device: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 from portnn.backends.base import Array, Backend, Chunk, Rows, Step
+from portnn.backends.graphs import GraphChunk
 from portnn.backends.replay import Call, Replaying
 from portnn.errors import BackendError, reason
 
@@ -131,10 +132,35 @@ class TorchBackend(Replaying):
         return torch.no_grad()(super().loop_chunk(step, steps, batch_size))
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
-        """Return the recorded steps, replayed without autograd's bookkeeping."""
+        """Return the recorded steps, replayed without autograd's bookkeeping; on a GPU, CUDA graphs of many steps."""
         import torch
 
-        return torch.no_grad()(super().compile_chunk(step, steps, batch_size))
+        on_gpu = self.device.type == "cuda"
+        run = (
+            GraphChunk(self, step, steps, batch_size, self._capture)
+            if on_gpu
+            else super().compile_chunk(step, steps, batch_size)
+        )
+        return torch.no_grad()(run)
+
+    @property
+    def replays(self) -> bool:  # type: ignore[override]
+        """On the CPU, where little is gained by a function of the user's being compiled."""
+        return self.device.type != "cuda"
+
+    def _capture(self, body: Callable[[], None]) -> Callable[[], None]:
+        """Capture what ``body`` launches; run once before on a stream of its own, as cuBLAS wants it."""
+        import torch
+
+        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            body()
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            body()
+        return graph.replay
 
     # -- replay -----------------------------------------------------------------------------------------------
 

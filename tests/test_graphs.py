@@ -1,0 +1,75 @@
+"""What a chunk as a CUDA graph does around the graph, with a capture that needs no GPU: it runs the steps again.
+
+The captures of CuPy and PyTorch themselves are seen to work where there is a GPU, by the tests of training.
+"""
+
+import numpy as np
+import pytest
+from tolerances import assert_same
+
+import portnn
+from portnn.backends import HOST
+from portnn.backends.base import Rows
+from portnn.backends.graphs import LONGEST, GraphChunk, GraphError
+from portnn.losses import get_loss
+from portnn.step import make_step
+
+BATCH = 4
+RNG = np.random.default_rng(1)
+
+
+def prepared(steps, optimizer):
+    """Return the step, fresh arguments, and the rows."""
+    model = portnn.MLP([3, 4, 2])
+    step = make_step(model, get_loss("cross_entropy"), optimizer)
+    x = RNG.standard_normal((steps * BATCH + 5, 3)).astype("float32")
+    t = RNG.integers(0, 2, len(x))
+    order = RNG.permutation(len(x))[: steps * BATCH]
+    chunk = {name: Rows(HOST, a, order) for name, a in (("x", x), ("t", t))}
+    rows = [optimizer.row(k) for k in range(steps)]
+    return step, lambda: {"params": model.params.copy(), **optimizer.init(model.params)}, chunk, rows
+
+
+def again(body):
+    """A capture that runs the steps once, as a warm-up does, and then again at each launch."""
+    body()
+    return body
+
+
+@pytest.mark.parametrize("optimizer", [portnn.SGD(0.1), portnn.Adam(0.01)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("steps", [1, 6, 2 * LONGEST])
+def test_a_graph_is_its_steps_one_by_one(steps, optimizer):
+    step, fresh, chunk, rows = prepared(steps, optimizer)
+    graph, loop = GraphChunk(HOST, step, steps, BATCH, again), HOST.loop_chunk(step, steps, BATCH)
+    assert graph.length == min(steps, LONGEST)
+    state, plain = fresh(), fresh()
+    for _ in range(3):  # the second run goes on from the memory of the first, the third from another
+        state, metrics = graph(state, chunk, rows)
+        plain, expected = loop(plain, chunk, rows)
+        for name, a in plain.items():
+            assert_same(state[name], a)
+        assert metrics["accuracy"] == expected["accuracy"]
+        assert metrics["loss"] == pytest.approx(expected["loss"])
+        state = {name: a.copy() for name, a in state.items()}
+
+
+def test_a_graph_that_does_something_else_is_refused():
+    step, fresh, chunk, rows = prepared(6, portnn.SGD(0.1))
+    with pytest.raises(GraphError, match="a captured graph gives other numbers than its steps, in params"):
+        GraphChunk(HOST, step, 6, BATCH, lambda body: lambda: None)(fresh(), chunk, rows)
+
+
+def test_steps_that_cannot_be_cut_evenly_are_still_few_graphs():
+    assert GraphChunk(HOST, None, 2 * 251, BATCH, again).length == 251
+    assert GraphChunk(HOST, None, 469, BATCH, again).length == 67
+
+
+def test_cupy_has_the_names_that_the_capture_uses():
+    cupy = pytest.importorskip("cupy", reason="cupy is not installed")
+    cublas = pytest.importorskip("cupy_backends.cuda.libs.cublas", exc_type=ImportError, reason="there is no cuBLAS")
+    assert callable(cublas.gemmEx)
+    assert callable(cupy.cuda.device.get_cublas_handle)
+    for name in ("begin_capture", "end_capture", "ptr"):
+        assert hasattr(cupy.cuda.Stream, name)
+    before = cublas.gemmEx
+    cublas.gemmEx = before  # can be replaced
