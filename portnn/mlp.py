@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from portnn import checks, model_file
 from portnn.activations import describe_activation
-from portnn.backends import HOST, Array, device, dtype_name, get_backend, namespace, one_of
+from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
-from portnn.losses import Loss, get_loss, penalty, weighted_mean
+from portnn.losses import Loss, get_loss, penalty
 from portnn.network import forward, weights_of
-from portnn.primitives import Pair, unpacked
+from portnn.objective import Objective, make_objective
+from portnn.primitives import Pair
 
 
 class MLP:
@@ -272,45 +273,17 @@ class MLP:
 
     def objective(
         self, loss: Any, *, output_share: Array | None = None, l1: float = 0.0, l2: float = 0.0, who: str = "objective"
-    ) -> Callable[..., tuple[Array, Array, Array]]:
+    ) -> Objective:
         """Return the pure function (params, x, t, weight) -> (loss, grad, outputs) that is minimized in training.
 
-        Constants are made here, once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or
-        None. Nothing is checked.
+        ``weight`` is ``(batch,)`` or None. The function checks nothing.
         """
         l1, l2 = (checks.check_number(who, name, value, 0.0) for name, value in (("l1", l1), ("l2", l2)))
         pair = get_loss(loss).pair
         if output_share is not None:
             pair = functools.partial(pair, output_share=output_share)
-        xp, like = self.backend.xp, self._params
-        zero = xp.zeros((), dtype=like.dtype, device=device(like))
-        one = xp.ones((1,), dtype=like.dtype, device=device(like))
-        tiny = float(xp.finfo(like.dtype).smallest_normal)
-        decayed = self.decayed() if l1 or l2 else None
-        layers = self.layers  # the function must not keep the model alive, with its parameters
-
-        def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
-            y, pullback = forward(layers, params, x, zero=zero, input_gradient=False)
-            values, loss_pullback = unpacked(pair(y, t), "loss")
-            if values.dtype != y.dtype:
-                raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
-            if values.ndim == y.ndim - 1:
-                if weight is None:
-                    value, share = weighted_mean(values, one, y.shape[-2])
-                else:  # a batch whose weights are all 0 has loss 0 and no gradient
-                    value, share = weighted_mean(values, weight, namespace(weight).sum(weight) + tiny)
-            elif weight is None:  # a user's loss that has taken the mean itself
-                value, share = values, namespace(values).ones_like(values)
-            else:
-                raise ValueError(f"loss {pair!r} returns one number per batch: sample weights need one per sample")
-            dy = loss_pullback(share)
-            grad, _ = pullback(dy[0] if isinstance(dy, tuple) else dy)
-            if decayed is not None:
-                extra, extra_grad = penalty(params, decayed, l1, l2)
-                value, grad = value + extra, grad + extra_grad
-            return value, grad, y
-
-        return objective
+        extra = functools.partial(penalty, decayed=self.decayed(), l1=l1, l2=l2) if l1 or l2 else None
+        return make_objective(self.layers, pair, self._params, extra)  # which keeps no model alive
 
     def _check(self, x: Any, who: str) -> None:
         """Look at the metadata of ``x`` alone."""

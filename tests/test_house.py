@@ -31,7 +31,7 @@ ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
     *("random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
-    *("layout", "checks", "model_file", "network", "mlp"),  # the network
+    *("layout", "checks", "model_file", "network", "objective", "mlp"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
     *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),
@@ -294,13 +294,13 @@ RULES = {
     ),
     "every array is made with dtype and device": Rule(
         creates_by_default,
-        within(*STEP, "optimizers", "mlp"),
+        within(*STEP, "optimizers", "objective", "mlp"),
         ("xp.zeros(3)", "xp.ones((), dtype=d)", "xp.arange(3, device=d)", "namespace(x).full((), 1.0)"),
         ("xp.zeros((), dtype=d, device=e)", "xp.zeros_like(x)", "xp.full_like(x, 4.0)", "HOST.xp.zeros(3)"),
     ),
     "rows are summed blockwise": Rule(
         sums_rows_naively,
-        within(*STEP, "mlp"),
+        within(*STEP, "objective", "mlp"),
         ("xp.sum(dy, axis=-2)", "xp.mean(dy, axis=0)"),
         ("xp.sum(dy, axis=-1)", "sum_rows(dy)"),
     ),
