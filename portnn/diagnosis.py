@@ -18,7 +18,7 @@ def first_non_finite(
     for k in range(steps):
         part = batch_at(chunk, k * batch_size, (k + 1) * batch_size)
         trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
-        trial, metrics = step(trial, part, rows[k])
+        trial, metrics = step(trial, part, model.backend.scalars(rows[k], trial["params"].dtype))
         if not _finite(model, metrics["loss"]) or not _finite(model, trial["params"]):
             return state, k, _where(model, state["params"], trial["params"], metrics["loss"], part["x"])
         state = trial

@@ -19,7 +19,7 @@ from tolerances import assert_same
 import portnn
 from portnn import MLP, BackendError
 from portnn.backends import HOST, Backend, dtype_name, get_backend, namespace
-from portnn.backends.base import Rows, to_native
+from portnn.backends.base import Rows, table, to_native
 
 NAMES = ("numpy", "cupy", "torch", "jax", "array_api_strict")
 X = np.random.default_rng(0).normal(size=(30, 4)).astype("float32")
@@ -402,6 +402,36 @@ def test_a_chunk_is_its_steps_one_by_one(library):
     assert_same(library.to_numpy(state["params"]), params)
     assert float(library.to_numpy(state["count"])) == 4.0
     assert float(library.to_numpy(metrics["loss"])) == sum(losses)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "loop"])
+def test_a_chunk_takes_scalars_of_each_member(library, dtype, compiled):
+    """They are host float64 and must neither widen float32 nor stay on the host, beside scalars for all members."""
+
+    def step(state, batch, h):
+        params = state["params"] * h[0] + h[1]
+        xp = namespace(params)
+        return {"params": params}, {"loss": xp.sum(params, axis=-1) + namespace(batch["x"]).sum(batch["x"])}
+
+    rows = [(np.asarray([[0.5], [2.0]]), 1.0), (np.asarray([[1.5], [-1.0]]), 0.25)]
+    state = {"params": library.make([[1.0, -1.0], [3.0, 4.0]], dtype, given_up=True)}
+    run = (library.backend.compile_chunk if compiled else library.backend.loop_chunk)(step, 2, 1)
+    state, metrics = run(state, {"x": Rows(library.backend, library.make(np.zeros((2, 1)), dtype))}, rows)
+    params, losses = np.asarray([[1.0, -1.0], [3.0, 4.0]]), []
+    for factor, term in rows:
+        params = params * factor + term
+        losses.append(params.sum(axis=-1))
+    assert library.dtype_name(state["params"]) == dtype
+    assert_same(library.to_numpy(state["params"]), params.astype(dtype))
+    assert_same(library.to_numpy(metrics["loss"]), sum(losses).astype(dtype))
+
+
+def test_the_table_of_scalars_is_as_small_as_can_be():
+    assert_same(table([(0.1, 2.0), (0.3, 4.0)], "float32"), np.asarray([[0.1, 2.0], [0.3, 4.0]], "float32"))
+    got = table([(0.5, np.asarray([[1.0], [2.0]])), (0.25, np.asarray([[3.0], [4.0]]))], "float64")
+    assert got.shape == (2, 2, 2, 1)
+    assert_same(got[..., 0], np.asarray([[[0.5, 0.5], [1.0, 2.0]], [[0.25, 0.25], [3.0, 4.0]]]))
 
 
 # -- precision of products --------------------------------------------------------------------------------------------

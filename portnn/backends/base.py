@@ -200,6 +200,10 @@ class Backend:
         """Whether the library says in ``error`` that memory ran out."""
         return isinstance(error, MemoryError)
 
+    def scalars(self, row: Sequence[Any], dtype: Any) -> list[Any]:
+        """Return a row of host scalars as a step takes it: numbers as they are, vectors of one per member as arrays."""
+        return [self.asarray(h, dtype) if isinstance(h, numpy.ndarray) else h for h in row]
+
     # -- speed ------------------------------------------------------------------------------------------------
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
@@ -217,11 +221,25 @@ class Backend:
         def run(state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
             total: Metrics = {}
             for k in range(steps):
-                state, metrics = step(state, batch_at(chunk, k * batch_size, (k + 1) * batch_size), rows[k])
+                h = self.scalars(rows[k], state["params"].dtype)
+                state, metrics = step(state, batch_at(chunk, k * batch_size, (k + 1) * batch_size), h)
                 total = {name: total[name] + m for name, m in metrics.items()} if total else metrics
             return state, total
 
         return run
+
+
+def table(rows: Sequence[Sequence[Any]], dtype: Any) -> numpy.ndarray:
+    """Return rows of host scalars as one array ``(steps, m)``; ``(steps, m, members, 1)`` if any is one per member.
+
+    Examples
+    --------
+    >>> table([(0.1, 0.5), (0.2, 0.5)], "float32").shape, table([(0.1, numpy.ones((3, 1)))], "float32").shape
+    ((2, 2), (1, 2, 3, 1))
+
+    """
+    shape = numpy.broadcast_shapes(*(numpy.shape(h) for h in rows[0]))
+    return numpy.asarray([[numpy.broadcast_to(h, shape) for h in row] for row in rows] if shape else rows, dtype=dtype)
 
 
 def default_device(xp: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Batch, Metrics, Rows, State, Step
+from portnn.backends.base import Array, Backend, Batch, Metrics, Rows, State, Step, dtype_name, table
 
 LONGEST = 256  # steps in one graph: some 12,000 nodes
 AGREEMENT = 1e-4  # of a replay with the same steps run one by one, relative to the largest number; products may differ
@@ -36,9 +36,9 @@ class GraphChunk:
 
     def __call__(self, state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
         """Run all steps; what is returned is overwritten by the next run."""
-        table = self.backend.asarray(numpy.asarray(rows), state["params"].dtype)
+        scalars = self.backend.asarray(table(rows, dtype_name(state["params"].dtype)))
         if self.launch is None:
-            self._prepare(state, chunk, table)
+            self._prepare(state, chunk, scalars)
         else:
             for name, a in state.items():
                 if a is not self.state[name]:
@@ -46,17 +46,17 @@ class GraphChunk:
         for total in self.totals.values():
             total *= 0.0
         for start in range(0, self.steps, self.length):
-            self._load(chunk, table, start)
+            self._load(chunk, scalars, start)
             assert self.launch is not None
             self.launch()
         return dict(self.state), self._copies(self.totals)
 
-    def _load(self, chunk: dict[str, Rows], table: Array, start: int) -> None:
+    def _load(self, chunk: dict[str, Rows], scalars: Array, start: int) -> None:
         """Bring the samples and scalars of some steps to their memory."""
         stop = start + self.length
         for name, rows in chunk.items():
             self.inputs[name][...] = rows.at(start * self.batch_size, stop * self.batch_size)
-        self.table[...] = table[start:stop, ...]
+        self.table[...] = scalars[start:stop, ...]
 
     def _run(self, state: State) -> tuple[State, Metrics]:
         """Run the steps over the memory of the inputs, one after the other."""
@@ -77,11 +77,11 @@ class GraphChunk:
         for name, m in metrics.items():
             self.totals[name] += m
 
-    def _prepare(self, state: State, chunk: dict[str, Rows], table: Array) -> None:
+    def _prepare(self, state: State, chunk: dict[str, Rows], scalars: Array) -> None:
         self.state = dict(state)
         n = self.length * self.batch_size
         self.inputs = self._copies({name: rows.at(0, n) for name, rows in chunk.items()})
-        self.table = self._copies({"": table[: self.length, ...]})[""]
+        self.table = self._copies({"": scalars[: self.length, ...]})[""]
         before = self._copies(self.state)
         expected, metrics = self._run(self._copies(self.state))
         self.totals = {name: self.backend.xp.zeros_like(m) for name, m in metrics.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step
+from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step, table
 from portnn.backends.parts import Parts
 from portnn.errors import BackendError, reason
 
@@ -126,14 +126,14 @@ class JaxBackend(Backend):
         compiled = (_compiled if shared else _compiled.__wrapped__)(step, steps, batch_size, unroll)
 
         def run(state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
-            table = numpy.asarray(rows, dtype=state["params"].dtype)
+            scalars = table(rows, state["params"].dtype)
             n, sources, index = steps * batch_size, {}, {}
             for name, part in chunk.items():
                 sources[name], here = part.source, part.index
                 here = numpy.arange(here.start, here.start + n, dtype="int32") if isinstance(here, slice) else here
                 index[name] = jax.device_put(here, self.device)
             dtypes = tuple((name, part.dtype) for name, part in chunk.items() if part.dtype is not None)
-            return compiled(state, sources, index, jax.device_put(table, self.device), dtypes)
+            return compiled(state, sources, index, jax.device_put(scalars, self.device), dtypes)
 
         return run
 

@@ -18,9 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy
-
-from portnn.backends.base import Array, Backend, Chunk, Metrics, Rows, State, Step
+from portnn.backends.base import Array, Backend, Chunk, Metrics, Rows, State, Step, dtype_name, table
 
 
 class NotRecordedError(RuntimeError):
@@ -281,13 +279,13 @@ class _Replay:
 
     def __call__(self, state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
         backend = self.backend
-        table = backend.asarray(numpy.asarray(rows), state["params"].dtype)
-        self._load(state, chunk, table)
+        scalars = backend.asarray(table(rows, dtype_name(state["params"].dtype)))
+        self._load(state, chunk, scalars)
         for k in range(self.steps):
             start = k * self.batch_size
             for name, out in self.inputs.items():
                 backend.take_into(out, chunk[name], start, start + self.batch_size)
-            backend.copy_into(self.row, table[k, ...])
+            backend.copy_into(self.row, scalars[k, ...])
             if self.checked:
                 for call in self.program:
                     call()
@@ -297,12 +295,12 @@ class _Replay:
                 self._record()
         return dict(self.state), {name: backend.xp.asarray(a, copy=True) for name, a in self.totals.items()}
 
-    def _load(self, state: State, chunk: dict[str, Rows], table: Array) -> None:
+    def _load(self, state: State, chunk: dict[str, Rows], scalars: Array) -> None:
         """Bring the state to the memory that the program works on, which at first is its own."""
         if not self.state:
             self.state = dict(state)
             self.inputs = {name: self._copied(rows.at(0, self.batch_size)) for name, rows in chunk.items()}
-            self.row = self._copied(table[0, ...])
+            self.row = self._copied(scalars[0, ...])
         for name, a in state.items():
             if a is not self.state[name]:
                 self.backend.copy_into(self.state[name], a)
@@ -339,7 +337,9 @@ class _Replay:
     def _check(self, row: Sequence[float]) -> None:
         """Run one step plainly and replayed: all numbers must be the same."""
         totals = {name: self._copied(a) for name, a in self.totals.items()}
-        state, metrics = self.step({name: self._copied(a) for name, a in self.state.items()}, dict(self.inputs), row)
+        state = {name: self._copied(a) for name, a in self.state.items()}
+        h = self.backend.scalars(row, state["params"].dtype)
+        state, metrics = self.step(state, dict(self.inputs), h)
         expected = {**state, **{f"{name} (metric)": totals[name] + m for name, m in metrics.items()}}
         for call in self.program:
             call()
