@@ -17,6 +17,7 @@ import numpy
 from portnn.backends import HOST, Array, Backend, get_backend, namespace
 from portnn.errors import reason, shown
 from portnn.losses import Loss
+from portnn.members import check_members, entries, named
 
 _BLOCK = 8192  # rows looked at in one go: bounds the memory of a check
 
@@ -325,6 +326,15 @@ def check_count(who: str, name: str, value: object, least: int = 1) -> int:
     if not ok or operator.index(value) < least:  # type: ignore[arg-type]
         raise ValueError(f"{who}: {name} must be an int in the range [{least}, inf). Got {shown(value)}")
     return operator.index(value)  # type: ignore[arg-type]
+
+
+def check_penalty(who: str, name: str, value: Any, members: int | None) -> float | tuple[float, ...]:
+    """Return a number of at least 0, or a tuple of one for each member, in which form it can be hashed."""
+    weights: float | tuple[float, ...] = entries(value)
+    check_members(who, name, weights, members)
+    for entry, weight in named(name, weights).items():
+        check_number(who, entry, weight, 0.0)
+    return weights
 
 
 def check_number(who: str, name: str, value: object, low: float, *, open_low: bool = False) -> float:

@@ -260,11 +260,12 @@ def weighted_mean(values: Array, weight: Array | float, total: Array | float) ->
     return namespace(values).sum(values * share, axis=-1), share
 
 
-def penalty(params: Array, decayed: Array, l1: float, l2: float) -> tuple[Array, Array]:
+def penalty(params: Array, decayed: Array, l1: float | Array, l2: float | Array) -> tuple[Array, Array]:
     """Return (l1 sum |w| + l2/2 sum w^2, its gradient) over the weights w of a flat vector; biases are exempt.
 
-    ``decayed`` is 1 where a parameter is a weight and 0 where it is a bias. l2 is what torch calls weight_decay in
-    SGD and scikit-learn alpha (there divided by the number of samples of the batch).
+    ``decayed`` is 1 where a parameter is a weight and 0 where it is a bias. l1 and l2 are numbers, or ``(members, 1)``
+    in the dtype of ``params``. l2 is what torch calls weight_decay in SGD and scikit-learn alpha (there divided by the
+    number of samples of the batch).
 
     Examples
     --------
@@ -275,8 +276,10 @@ def penalty(params: Array, decayed: Array, l1: float, l2: float) -> tuple[Array,
     """
     xp = namespace(params)
     w = params * decayed
-    value, gradient = xp.sum(w * w, axis=-1) * (0.5 * l2), w * l2
-    if l1:
-        value = value + xp.sum(xp.abs(w), axis=-1) * l1
-        gradient = gradient + xp.sign(w) * l1
+    gradient = w * l2
+    value = 0.5 * xp.sum(w * gradient, axis=-1)
+    if not isinstance(l1, float) or l1:
+        slope = xp.sign(w) * l1
+        value = value + xp.sum(w * slope, axis=-1)
+        gradient = gradient + slope
     return value, gradient

@@ -13,6 +13,7 @@ from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.losses import Loss, get_loss, penalty
+from portnn.members import column
 from portnn.network import forward, weights_of
 from portnn.objective import Objective, make_objective
 from portnn.primitives import Pair
@@ -207,8 +208,8 @@ class MLP:
         *,
         sample_weight: Array | None = None,
         class_weight: Any = None,
-        l1: float = 0.0,
-        l2: float = 0.0,
+        l1: float | Sequence[float] = 0.0,
+        l2: float | Sequence[float] = 0.0,
     ) -> tuple[Array, Array]:
         """Return the mean loss of a batch, plus l1 sum |w| + l2/2 sum w^2, and its gradient.
 
@@ -225,6 +226,8 @@ class MLP:
         class_weight
             One number per class (a sequence, a mapping or ``"balanced"``) that multiplies the sample weights; for a
             loss with many outputs and no classes, one per output.
+        l1, l2
+            Numbers of at least 0 that weigh the penalty on the weights w (biases are exempt), or one for each member.
 
         Returns
         -------
@@ -246,7 +249,7 @@ class MLP:
             return self._loss_and_grad(x, t, get_loss(loss), sample_weight, class_weight, l1, l2)
 
     def _loss_and_grad(
-        self, x: Array, t: Array, loss: Loss, sample_weight: Any, class_weight: Any, l1: float, l2: float
+        self, x: Array, t: Array, loss: Loss, sample_weight: Any, class_weight: Any, l1: Any, l2: Any
     ) -> tuple[Array, Array]:
         who, n_outputs, dtype = "loss_and_grad", self.sizes[-1], self._params.dtype
         self._check(x, who)
@@ -272,17 +275,20 @@ class MLP:
         return value, grad
 
     def objective(
-        self, loss: Any, *, output_share: Array | None = None, l1: float = 0.0, l2: float = 0.0, who: str = "objective"
+        self, loss: Any, *, output_share: Array | None = None, l1: Any = 0.0, l2: Any = 0.0, who: str = "objective"
     ) -> Objective:
         """Return the pure function (params, x, t, weight) -> (loss, grad, outputs) that is minimized in training.
 
         ``weight`` is ``(batch,)`` or None. The function checks nothing.
         """
-        l1, l2 = (checks.check_number(who, name, value, 0.0) for name, value in (("l1", l1), ("l2", l2)))
+        l1, l2 = (checks.check_penalty(who, name, value, self.members) for name, value in (("l1", l1), ("l2", l2)))
         pair = get_loss(loss).pair
         if output_share is not None:
             pair = functools.partial(pair, output_share=output_share)
-        extra = functools.partial(penalty, decayed=self.decayed(), l1=l1, l2=l2) if l1 or l2 else None
+        extra = None
+        if l1 or l2:
+            l1, l2 = self.backend.scalars((column(l1), column(l2)), self._params.dtype)
+            extra = functools.partial(penalty, decayed=self.decayed(), l1=l1, l2=l2)
         return make_objective(self.layers, pair, self._params, extra)  # which keeps no model alive
 
     def _check(self, x: Any, who: str) -> None:

@@ -4,21 +4,25 @@ An optimizer holds hyperparameters only. ``init(params)`` makes its arrays; ``ro
 float64, the scalars that change from step to step; ``update(params, grad, state, h)`` applies one step with the row
 ``h`` and returns ``(params, state)``. What is handed to ``update`` is given up: arrays that can be changed are changed
 in place, which is why the returned ones are the ones to use.
+
+With members the learning rate may be a sequence, one number or schedule for each. ``row`` then gives vectors
+``(members, 1)``, which go with ``params`` of shape ``(members, n_params)``.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from portnn.backends import Array, namespace, one_of
 from portnn.errors import shown
+from portnn.members import column, entries, named, number
 from portnn.schedules import Schedule
 
 State = dict[str, Any]
+Rate = float | Schedule
 
 
 def _check(who: str, name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
@@ -31,38 +35,51 @@ def _check(who: str, name: str, value: object, low: float, high: float, *, open_
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers share: the learning rate, a positive number or a schedule ``f(step)``."""
+    """What all optimizers share: the learning rate, a positive number or a schedule ``f(step)``; or one per member."""
 
-    learning_rate: float | Schedule
+    per_member: ClassVar[tuple[str, ...]] = ("learning_rate",)  #: what may have one entry for each member
+
+    learning_rate: Rate | Sequence[Rate]
 
     def __post_init__(self) -> None:
-        """Check the hyperparameters; numbers become Python floats, since a NumPy scalar would widen float32 arrays."""
+        """Check the hyperparameters; numbers become Python floats, and sequences of them tuples."""
         for name, value in vars(self).items():
-            if isinstance(value, numbers.Real) and not isinstance(value, bool):
-                object.__setattr__(self, name, float(value))
-        if not callable(self.learning_rate):
-            _check(type(self).__name__, "learning_rate", self.learning_rate, 0.0, math.inf, open_low=True)
-        self.check(type(self).__name__)
+            object.__setattr__(self, name, entries(value) if name in self.per_member else number(value))
+        who, seen = type(self).__name__, dict[int, str]()
+        for name, rate in named("learning_rate", self.learning_rate).items():
+            if not callable(rate):
+                _check(who, name, rate, 0.0, math.inf, open_low=True)
+            elif hasattr(rate, "observe") and seen.setdefault(id(rate), name) != name:
+                first = seen[id(rate)]
+                raise ValueError(
+                    f"{who}: {first} and {name} are one schedule, which observes one loss; make one for each"
+                )
+        self.check(who)
 
     def check(self, who: str) -> None:
         """Check the hyperparameters of a subclass."""
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of update number ``step``, counted from 0."""
-        if not callable(self.learning_rate):
-            return float(self.learning_rate)
-        rate = float(self.learning_rate(step))
-        if not (math.isfinite(rate) and rate >= 0.0):
-            raise ValueError(f"{type(self).__name__}: the schedule gave learning rate {rate} at step {step}")
-        return rate
+    def rate(self, step: int) -> float | list[float]:
+        """Return the learning rate of update number ``step``, counted from 0; a list where each member has its own."""
+        if isinstance(self.learning_rate, tuple):
+            return [self._rate(step, rate, f" of member {i}") for i, rate in enumerate(self.learning_rate)]
+        return self._rate(step, self.learning_rate)
+
+    def _rate(self, step: int, rate: Any, whose: str = "") -> float:
+        if not callable(rate):
+            return float(rate)
+        value = float(rate(step))
+        if not (math.isfinite(value) and value >= 0.0):
+            raise ValueError(f"{type(self).__name__}: the schedule{whose} gave learning rate {value} at step {step}")
+        return value
 
     def init(self, params: Array) -> State:
         """Return the state at the start: arrays of the shape of ``params``."""
         return {}
 
-    def row(self, step: int) -> tuple[float, ...]:
-        """Return the host scalars of update number ``step``, counted from 0."""
-        return (self.rate(step),)
+    def row(self, step: int) -> tuple[Any, ...]:
+        """Return the host scalars of update number ``step``, counted from 0; per member as vectors ``(members, 1)``."""
+        return (column(self.rate(step)),)
 
     def update(
         self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
@@ -143,7 +160,7 @@ class Adam(Optimizer):
 
     """
 
-    learning_rate: float | Schedule = 1e-3
+    learning_rate: Rate | Sequence[Rate] = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -160,7 +177,7 @@ class Adam(Optimizer):
         names = ("m", "v", "largest_v") if self.amsgrad else ("m", "v")
         return {name: namespace(params).zeros_like(params) for name in names}
 
-    def row(self, step: int) -> tuple[float, ...]:
+    def row(self, step: int) -> tuple[Any, ...]:
         """Return (a, e) such that the step is a m / (sqrt(v) + e) in terms of the bare sums.
 
         With c1 = 1 - beta1^k, c2 = 1 - beta2^k, k = step + 1, and r = sqrt((1 - beta2) / c2): a = rate (1 - beta1) /
@@ -169,7 +186,7 @@ class Adam(Optimizer):
         """
         c1, c2 = (_one_minus_power(beta, step + 1) for beta in (self.beta1, self.beta2))
         r = math.sqrt((1.0 - self.beta2) / c2)
-        return self.rate(step) * (1.0 - self.beta1) / (c1 * r), self.eps / r
+        return column(self.rate(step)) * (1.0 - self.beta1) / (c1 * r), self.eps / r
 
     def update(
         self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
@@ -201,8 +218,8 @@ def _one_minus_power(beta: float, k: int) -> float:
 class AdamW(Adam):
     """Adam, and apart from it p <- p - rate weight_decay p for weights; biases are exempt.
 
-    torch.optim.AdamW decays all it is given. Source: Loshchilov, Hutter, "Decoupled weight decay regularization",
-    ICLR 2019, algorithm 2.
+    torch.optim.AdamW decays all it is given. The decay, too, may be one number per member. Source: Loshchilov,
+    Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
 
     Examples
     --------
@@ -213,17 +230,20 @@ class AdamW(Adam):
 
     """
 
+    per_member: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay")
+
     _: KW_ONLY
-    weight_decay: float = 0.01
+    weight_decay: float | Sequence[float] = 0.01
 
     def check(self, who: str) -> None:
         """As Adam's, and decay at least 0."""
         super().check(who)
-        _check(who, "weight_decay", self.weight_decay, 0.0, math.inf)
+        for name, decay in named("weight_decay", self.weight_decay).items():
+            _check(who, name, decay, 0.0, math.inf)
 
-    def row(self, step: int) -> tuple[float, ...]:
+    def row(self, step: int) -> tuple[Any, ...]:
         """Return Adam's row and rate * weight_decay."""
-        return *super().row(step), self.rate(step) * self.weight_decay
+        return *super().row(step), column(self.rate(step)) * column(self.weight_decay)
 
     def update(
         self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
@@ -249,7 +269,7 @@ class RMSprop(Optimizer):
 
     """
 
-    learning_rate: float | Schedule = 1e-2
+    learning_rate: Rate | Sequence[Rate] = 1e-2
     decay: float = 0.99
     eps: float = 1e-8
     momentum: float = 0.0
@@ -302,7 +322,7 @@ class Adagrad(Optimizer):
 
     """
 
-    learning_rate: float | Schedule = 1e-2
+    learning_rate: Rate | Sequence[Rate] = 1e-2
     eps: float = 1e-10
 
     def check(self, who: str) -> None:

@@ -12,9 +12,11 @@ import numpy
 
 from portnn.backends import Array, Backend, device, namespace
 from portnn.backends.base import Batch, Chunk, Metrics, Rows, State
+from portnn.checks import check_penalty
 from portnn.errors import reason
 from portnn.evaluation import counter
 from portnn.losses import Loss
+from portnn.members import check_members
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer, clip_by_norm, clip_by_value
 
@@ -96,8 +98,8 @@ def make_step(
     *,
     clip_value: float | None = None,
     clip_norm: float | None = None,
-    l1: float = 0.0,
-    l2: float = 0.0,
+    l1: float | Sequence[float] = 0.0,
+    l2: float | Sequence[float] = 0.0,
     output_share: numpy.ndarray | None = None,
     who: str = "fit",
 ) -> TrainingStep:
@@ -106,6 +108,9 @@ def make_step(
     ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
     """
     backend, like = model.backend, model.params
+    for name in getattr(optimizer, "per_member", ()):
+        check_members(f"{who}: {type(optimizer).__name__}", name, getattr(optimizer, name), model.members)
+    l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
     decayed, count = model.decayed(), counter(loss)
     share = None if output_share is None else backend.asarray(output_share, like.dtype)
     objective = model.objective(loss, output_share=share, l1=l1, l2=l2, who=who)

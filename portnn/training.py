@@ -33,7 +33,8 @@ class History(dict[str, list[Any]]):
 
     ``accuracy`` is there for losses of classes, ``val_loss`` and ``val_accuracy`` with validation data. ``loss`` and
     ``accuracy`` are means over the epoch's batches, each taken before its update; the penalty of l1 and l2 is part of
-    the loss, since that is what was differentiated. With members an entry is a list of one number per member.
+    the loss, since that is what was differentiated. With members an entry is a list of one number per member
+    (``learning_rate`` where each has its own).
     ``epoch_seconds`` is the time of training alone, in seconds.
     """
 
@@ -53,8 +54,8 @@ def fit(
     validation_split: float | None = None,
     sample_weight: Array | None = None,
     class_weight: Any = None,
-    l1: float = 0.0,
-    l2: float = 0.0,
+    l1: float | Sequence[float] = 0.0,
+    l2: float | Sequence[float] = 0.0,
     clip_value: float | None = None,
     clip_norm: float | None = None,
     shuffle: bool = True,
@@ -76,7 +77,8 @@ def fit(
     loss
         A name or a pair; see :mod:`portnn.losses`.
     optimizer
-        An object of :mod:`portnn.optimizers` or a name; Adam(1e-3) by default.
+        An object of :mod:`portnn.optimizers` or a name; Adam(1e-3) by default. With members its learning rate may be
+        a sequence of one number or schedule for each: ``Adam([1e-3, 1e-2])``.
     epochs
         A whole number of at least 1.
     batch_size
@@ -234,9 +236,7 @@ def _run(
             entry["epoch_seconds"] = seconds
             for name, value in entry.items():
                 history.setdefault(name, []).append(value)
-            observe = getattr(getattr(optimizer, "learning_rate", None), "observe", None)
-            if observe is not None:
-                observe(float(numpy.mean(entry.get("val_loss", entry["loss"]))))
+            _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
             ended = [callback(model, history) for callback in callbacks]
             state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
             if any(ended):
@@ -247,6 +247,15 @@ def _run(
         model.params = before["params"]
         bar.close()
     return history
+
+
+def _observe(learning_rate: Any, loss: Any) -> None:
+    """Show a plateau schedule the loss of an epoch: that of its member, or the mean where it is for all of them."""
+    if isinstance(learning_rate, tuple):
+        for rate, own in zip(learning_rate, loss, strict=True):
+            _observe(rate, own)
+    elif hasattr(learning_rate, "observe"):
+        learning_rate.observe(float(numpy.mean(loss)))
 
 
 def _too_large(model: MLP, steps: int, batch_size: int) -> str:

@@ -30,7 +30,7 @@ LAYOUT = (*MATHEMATICS, "layout")
 ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
-    *("random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
+    *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
     *("layout", "checks", "model_file", "network", "objective", "mlp"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
     *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms

@@ -1,0 +1,129 @@
+"""Members of an ensemble: hyperparameters of their own, each as a network of its own, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tolerances
+from test_training import LABELS, X, fit, network, uncompiled
+from tolerances import assert_same, assert_within
+
+import portnn
+from portnn import SGD, Adagrad, Adam, AdamW, RMSprop, schedules
+from portnn.schedules import ReduceOnPlateau
+
+SEED = 4
+
+# -- hyperparameters of each member -----------------------------------------------------------------------------------
+
+RATES = [0.2, 0.01, 0.05]
+DECAYS = [0.0, 0.5, 2.0]
+
+
+def plateaus() -> list[Any]:
+    """Two that fall at different epochs, since no loss falls by half at once and the patience differs."""
+    impatient, patient = (ReduceOnPlateau(0.1, factor=0.5, patience=p, threshold=0.5) for p in (0, 1))
+    return [impatient, 0.1, patient]
+
+
+# what fit is given, where each(values) stands for all of the values or for those of one member
+CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "sgd": lambda each: {"optimizer": SGD(each(RATES))},
+    "momentum": lambda each: {"optimizer": SGD(each(RATES), momentum=0.5, nesterov=True)},
+    "adam": lambda each: {"optimizer": Adam(each(RATES), amsgrad=True)},
+    "adamw": lambda each: {"optimizer": AdamW(each(RATES), weight_decay=each(DECAYS))},
+    "decays": lambda each: {"optimizer": AdamW(0.01, weight_decay=each(DECAYS))},
+    "rmsprop": lambda each: {"optimizer": RMSprop(each(RATES))},
+    "adagrad": lambda each: {"optimizer": Adagrad(each(RATES))},
+    "schedules": lambda each: {"optimizer": SGD(each([schedules.cosine(0.3, 15), 0.1, lambda step: 0.3 / (step + 1)]))},
+    "plateaus": lambda each: {"optimizer": SGD(each(plateaus()))},
+    "l1": lambda each: {"l1": each([0.0, 0.01, 0.1])},
+    "l2": lambda each: {"l2": each(DECAYS)},
+    "l1 and l2": lambda each: {"l1": each([0.0, 0.01, 0.1]), "l2": each(DECAYS), "optimizer": Adam(each(RATES))},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_hyperparameters_of_each_member_train_as_it_would_alone(library, case):
+    team = network(library, members=3, seed=SEED, dtype="float64")
+    with uncompiled(library):
+        history = fit(team, epochs=4, validation_split=0.5, **case(lambda values: values))
+    for i in range(3):
+        single = network(library, seed=SEED + i, dtype="float64")
+        with uncompiled(library):
+            alone = fit(single, epochs=4, validation_split=0.5, **case(lambda values, i=i: values[i]))
+        expected = library.to_numpy(single.params)
+        bound = tolerances.BARS["adam"]["float64"] * np.abs(expected).max()
+        assert_within(library.to_numpy(team.params)[i], expected, bound)
+        for name in ("loss", "val_loss"):
+            assert_within(np.asarray(history[name])[:, i], alone[name], bound * max(alone[name]))
+        rates = np.broadcast_to(np.asarray(history["learning_rate"]).T, (3, 4))
+        assert rates[i].tolist() == alone["learning_rate"]
+
+
+def test_a_plateau_of_a_member_observes_its_own_loss():
+    """A rate of 1e-9 learns nothing and is halved every epoch; beside it, a fast member keeps its rate."""
+    team = portnn.MLP([4, 6, 3], activation="tanh", members=2, dtype="float64")
+    own = [ReduceOnPlateau(rate, factor=0.5, patience=0) for rate in (1e-9, 0.5)]
+    history = fit(team, optimizer=SGD(own), epochs=4)
+    assert history["learning_rate"] == [[1e-9, 0.5], [1e-9, 0.5], [0.5e-9, 0.5], [0.25e-9, 0.5]]
+    assert [plateau.best for plateau in own] == [history["loss"][0][0], history["loss"][3][1]]
+
+
+def test_hyperparameters_of_each_member_leave_float32_as_it_is(library):
+    team = network(library, members=2, dtype="float32")
+    optimizer = AdamW(np.asarray([0.1, 0.2]), weight_decay=[0.1, 0.2])
+    fit(team, optimizer=optimizer, epochs=1, l1=[0.1, 0.2], l2=np.asarray([0.1, 0.2], "float32"))
+    assert library.dtype_name(team.params) == "float32"
+    loss, grad = team.loss_and_grad(library.make(X), LABELS, l1=[0.1, 0.2], l2=[0.0, 1.0])
+    assert library.dtype_name(loss) == library.dtype_name(grad) == "float32"
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.5, (0.5, 0.0)])
+def test_loss_and_grad_take_the_penalty_of_each_member(library, l1):
+    """l1 sum |w| + l2/2 sum w^2 over the weights of the member, added to what is there without it."""
+    team, l2, x = network(library, members=2, dtype="float64"), [2.0, 0.25], library.make(X, "float64")
+    loss, grad = (library.to_numpy(a) for a in team.loss_and_grad(x, LABELS))
+    got, got_grad = (library.to_numpy(a) for a in team.loss_and_grad(x, LABELS, l1=l1, l2=l2))
+    weights = library.to_numpy(team.params) * library.to_numpy(team.decayed())
+    each = np.broadcast_to(l1, (2,))[:, None], np.asarray(l2)[:, None]
+    extra = (each[0] * np.abs(weights) + each[1] / 2 * weights**2).sum(axis=1)
+    slope = each[0] * np.sign(weights) + each[1] * weights
+    assert_within(got, loss + extra, tolerances.few_steps(loss + extra, "float64"))
+    assert_within(got_grad, grad + slope, tolerances.first_gradient(grad + slope, "float64"))
+
+
+def test_rates_may_be_an_array_of_any_library(library):
+    given = SGD(library.make([0.5, 0.25], "float64"))
+    assert given == SGD([0.5, 0.25]) == SGD((np.float32(0.5), 0.25))
+    assert given.learning_rate == (0.5, 0.25)
+    assert hash(given) == hash(SGD([0.5, 0.25]))
+    assert all(type(rate) is float for rate in given.learning_rate)
+    assert_same(given.row(0)[0], np.asarray([[0.5], [0.25]]))
+    assert given.rate(7) == [0.5, 0.25]
+
+
+def test_rates_of_each_member_serve_what_is_compiled_for_other_rates():
+    pytest.importorskip("jax", reason="jax is not installed")
+    from portnn.backends import jax as backend
+
+    fits = []
+    for rates in ([0.1, 0.2], [0.3, 0.4], 0.1):
+        team = portnn.MLP([4, 3, 3], backend="jax", members=2)
+        before = backend._compiled.cache_info().misses
+        fit(team, optimizer=SGD(rates), epochs=1)
+        fits.append((np.asarray(team.params), backend._compiled.cache_info().misses - before))
+    assert [new for _, new in fits] == [1, 0, 0]
+    assert not np.array_equal(fits[0][0], fits[1][0])
+    bound = tolerances.BARS["sgd"]["float32"] * np.abs(fits[2][0]).max()
+    assert_within(fits[0][0][0], fits[2][0][0], bound)
+
+
+def test_penalties_of_each_member_make_a_step_of_their_own():
+    model = portnn.MLP([4, 3, 3], members=2)
+    loss = portnn.losses.get_loss("cross_entropy")
+    steps = [portnn.step.make_step(model, loss, SGD(0.1), l2=l2) for l2 in ([0.1, 0.2], np.asarray([0.1, 0.2]), 0.1)]
+    assert steps[0] == steps[1] != steps[2]
