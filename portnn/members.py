@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy
 
 from portnn.backends import get_backend
+from portnn.errors import shown
 
 
 def number(value: Any) -> Any:
@@ -25,11 +27,16 @@ def entries(value: Any) -> Any:
     ((1.0, 2.0), 3.0)
 
     """
+    listed = _listed(value)
+    return number(value) if listed is None else tuple(number(entry) for entry in listed)
+
+
+def _listed(value: Any) -> Sequence[Any] | None:
+    """Return the entries of a sequence or of a 1-D array of any library; None for all else."""
     if hasattr(value, "dtype") and len(getattr(value, "shape", ())) == 1:
-        value = get_backend(value).to_numpy(value).tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(number(entry) for entry in value)
-    return number(value)
+        listed: list[Any] = get_backend(value).to_numpy(value).tolist()
+        return listed
+    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
 
 
 def named(name: str, value: Any) -> dict[str, Any]:
@@ -71,3 +78,32 @@ def check_members(who: str, name: str, value: Any, members: int | None) -> None:
             else (f"{members} members", f"one entry for each of the {members}")
         )
         raise ValueError(f"{who}: {name} has {n} entries, the model has {have}; give one number, or {cure}")
+
+
+def chosen(index: Any, members: int | None) -> int | list[int]:
+    """Return the number of the member at an index, or a list of the numbers that a slice or a sequence means.
+
+    Examples
+    --------
+    >>> chosen(-1, 5), chosen(slice(3), 5), chosen([4, 0], 5)
+    (4, [0, 1, 2], [4, 0])
+
+    """
+    if members is None:
+        message = "MLP: the model is a single network, without members to choose from; make it with members=M"
+        raise TypeError(message)
+    listed = range(members)[index] if isinstance(index, slice) else _listed(index)
+    if listed is None:
+        return _member(index, members)
+    if not len(listed):
+        raise IndexError(f"MLP: {shown(index)} chooses none of the {members} members")
+    return [_member(i, members) for i in listed]
+
+
+def _member(index: Any, members: int) -> int:
+    if not isinstance(index, numbers.Integral) or isinstance(index, bool):
+        raise TypeError(f"MLP: a member has a whole number, several a slice or a sequence of them; got {shown(index)}")
+    i = operator.index(index)
+    if not -members <= i < members:
+        raise IndexError(f"MLP: there is no member {i}; the {members} members have the numbers 0 to {members - 1}")
+    return i % members

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,7 +13,7 @@ from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.losses import Loss, get_loss, penalty
-from portnn.members import column
+from portnn.members import chosen, column
 from portnn.network import forward, weights_of
 from portnn.objective import Objective, make_objective
 from portnn.primitives import Pair
@@ -42,7 +42,8 @@ class MLP:
     seed
         An integer in [0, 2**64), None for one from the operating system, or one for each member.
     members
-        None for one network; M for M networks that compute together, with seeds seed, seed + 1, ...
+        None for one network; M for M networks that compute together, with seeds seed, seed + 1, ...; ``model[i]`` is
+        one of them.
     matmul_precision
         ``"float32"``, or ``"tf32"`` for faster and coarser products where the device has them.
 
@@ -326,10 +327,39 @@ class MLP:
             if backend is None and device is None
             else get_backend(self.backend if backend is None else backend, device)
         )
+        dtype = self.dtype if dtype is None else dtype_name(dtype)
+        params = target.asarray(self.backend.to_numpy(self._params), target.float_dtype(dtype), copy=True)
+        return self._with(backend=target, dtype=dtype, _params=params)
+
+    def __getitem__(self, index: Any) -> MLP:
+        """Return member ``index`` as a network of its own, or an MLP of those at a slice or a sequence of numbers.
+
+        It has its own copy of the parameters, and the seed that it started from. TypeError for a model without
+        members, IndexError beyond them.
+
+        Examples
+        --------
+        >>> model = MLP([2, 1], members=3, seed=5)
+        >>> model[-1].members, model[-1].seed, model[:2].members, model[:2].seed
+        (None, 7, 2, [5, 6])
+
+        """
+        at, (_, seeds) = chosen(index, self.members), check_seeds(self.seed, self.members)
+        with self.scope():
+            if isinstance(at, int):
+                params = self.backend.asarray(self._params[at, ...], copy=True)
+                return self._with(members=None, seed=seeds[at], _params=params)
+            params = self.backend.xp.stack([self._params[i, ...] for i in at])
+            return self._with(members=len(at), seed=[seeds[i] for i in at], _params=params)
+
+    def __iter__(self) -> Iterator[MLP]:
+        """Go through the members, each as a network of its own."""
+        all_of_them: Any = chosen(slice(None), self.members)
+        return map(self.__getitem__, all_of_them)
+
+    def _with(self, **changes: Any) -> MLP:
         new = object.__new__(MLP)
-        new.__dict__.update(self.__dict__)
-        new.backend, new.dtype = target, self.dtype if dtype is None else dtype_name(dtype)
-        new._params = target.asarray(self.backend.to_numpy(self._params), target.float_dtype(new.dtype), copy=True)
+        new.__dict__.update(self.__dict__, **changes)
         return new
 
     def check_finite(self, who: str) -> None:

@@ -127,3 +127,100 @@ def test_penalties_of_each_member_make_a_step_of_their_own():
     loss = portnn.losses.get_loss("cross_entropy")
     steps = [portnn.step.make_step(model, loss, SGD(0.1), l2=l2) for l2 in ([0.1, 0.2], np.asarray([0.1, 0.2]), 0.1)]
     assert steps[0] == steps[1] != steps[2]
+
+
+# -- one member, or some ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def team(library):
+    """Three members with seeds of their own, and parameters that are no longer those of the start."""
+    model = network(library, members=3, seed=[7, 2**64 - 1, 30], dtype="float64", bias=[True, False])
+    model.params = np.random.default_rng(3).normal(size=model.params.shape)
+    return model
+
+
+def test_a_member_is_a_network_of_its_own(library, team):
+    before, x = library.to_numpy(team.params), library.make(X, "float64")
+    for i, member in enumerate(team):
+        assert (member.members, member.seed, member.sizes, member.dtype) == (None, team.seed[i], [4, 6, 3], "float64")
+        assert_same(library.to_numpy(member.params), before[i])
+        expected = library.to_numpy(team(x))[i]
+        assert_within(library.to_numpy(member(x)), expected, tolerances.few_steps(expected, "float64"))
+        fit(member, epochs=1)
+        assert not np.array_equal(library.to_numpy(member.params), before[i])
+    for some in (team[1], team[1:]):
+        some.params *= 0.0  # in place, where the library can
+    assert_same(library.to_numpy(team.params), before)
+    member = team[0]
+    fit(team, epochs=1)
+    assert_same(library.to_numpy(member.params), before[0])
+
+
+@pytest.mark.parametrize(
+    ("index", "numbers"),
+    [
+        (0, 0),
+        (-1, 2),
+        (np.int32(1), 1),
+        (slice(2), [0, 1]),
+        (slice(None, None, -2), [2, 0]),
+        ([2, -3, 2], [2, 0, 2]),
+        ((1,), [1]),
+        (np.asarray([1, 0]), [1, 0]),
+        (range(1, 3), [1, 2]),
+    ],
+    ids=repr,
+)
+def test_some_of_the_members(library, team, index, numbers):
+    some = team[index]
+    assert_same(library.to_numpy(some.params), library.to_numpy(team.params)[numbers])
+    assert some.seed == (team.seed[numbers] if isinstance(numbers, int) else [team.seed[i] for i in numbers])
+    assert some.members == (None if isinstance(numbers, int) else len(numbers))
+
+
+def test_a_member_keeps_the_seed_that_it_started_from(library):
+    team = network(library, members=3, seed=2**64 - 1)
+    assert [member.seed for member in team] == [2**64 - 1, 0, 1]
+    for some in (team[1], team[1:]):
+        twin = network(library, seed=some.seed, members=some.members)
+        assert_same(library.to_numpy(some.params), library.to_numpy(twin.params))
+
+
+def test_a_member_is_saved_and_moved_like_any_network(library, team, tmp_path):
+    for some in (team[1], team[[2, 0]]):
+        some.save(tmp_path / "some.safetensors")
+        read = portnn.MLP.load(tmp_path / "some.safetensors")
+        assert_same(read.params, library.to_numpy(some.params))
+        assert (read.members, read.seed) == (some.members, some.seed)
+        there = some.to(backend="numpy", dtype="float32")
+        assert_same(there.params, library.to_numpy(some.params).astype("float32"))
+        assert library.backend.owns(some.params)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "words"),
+    [
+        (3, IndexError, "^MLP: there is no member 3; the 3 members have the numbers 0 to 2$"),
+        (-4, IndexError, "^MLP: there is no member -4; "),
+        ([0, 3], IndexError, "^MLP: there is no member 3; "),
+        (slice(3, 9), IndexError, r"^MLP: slice\(3, 9, None\) chooses none of the 3 members$"),
+        ([], IndexError, r"^MLP: \[\] chooses none of the 3 members$"),
+        *(
+            (index, TypeError, "^MLP: a member has a whole number, several a slice or a sequence of them; got ")
+            for index in (True, 1.0, "0", None, [True, False, True], np.ones(3, dtype=bool), np.ones((1, 1), dtype=int))
+        ),
+    ],
+    ids=repr,
+)
+def test_what_is_no_member(team, index, error, words):
+    with pytest.raises(error, match=words):
+        team[index]
+
+
+def test_a_single_network_has_no_members_but_is_true(library, team):
+    single = network(library)
+    for use in (lambda: single[0], lambda: iter(single)):
+        with pytest.raises(TypeError, match=r"^MLP: the model is a single network, .*; make it with members=M$"):
+            use()
+    assert all(map(bool, (single, team, team[0])))
