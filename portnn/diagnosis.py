@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
+
 from portnn.backends import Array
 from portnn.backends.base import Rows, State, Step, batch_at
 from portnn.mlp import MLP
@@ -13,16 +15,32 @@ from portnn.primitives import linear
 
 def first_non_finite(
     model: MLP, step: Step, state: State, chunk: dict[str, Rows], rows: Sequence[Any], steps: int, batch_size: int
-) -> tuple[State, int, str]:
-    """Return the last finite state, the number of the step in the chunk that left it, and what was first not finite."""
+) -> tuple[State, int, tuple[int, ...], str]:
+    """Return the last finite state, the number of the step in the chunk that left it, the members that did, and where.
+
+    Of a single network there are no members; of several, the place is that of the first.
+    """
     for k in range(steps):
         part = batch_at(chunk, k * batch_size, (k + 1) * batch_size)
         trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
         trial, metrics = step(trial, part, model.backend.scalars(rows[k], trial["params"].dtype))
         if not _finite(model, metrics["loss"]) or not _finite(model, trial["params"]):
-            return state, k, _where(model, state["params"], trial["params"], metrics["loss"], part["x"])
+            off = _members_off(model, trial["params"], metrics["loss"])
+            before, after, loss = state["params"], trial["params"], metrics["loss"]
+            if off:
+                before, after = before[off[0], ...], after[off[0], ...]
+                loss = loss[off[0], ...] if loss.ndim else loss  # a loss of the user's may be one for all members
+            return state, k, off, _where(model, before, after, loss, part["x"])
         state = trial
-    return state, steps - 1, "a value was not finite, but not when the steps were run one by one"
+    return state, steps - 1, (), "a value was not finite, but not when the steps were run one by one"
+
+
+def _members_off(model: MLP, params: Array, loss: Array) -> tuple[int, ...]:
+    if model.members is None:
+        return ()
+    xp = model.backend.xp
+    finite = model.backend.to_numpy(xp.logical_and(xp.isfinite(loss), xp.all(xp.isfinite(params), axis=-1)))
+    return tuple(numpy.flatnonzero(~finite).tolist())
 
 
 def _where(model: MLP, params: Array, updated: Array, loss: Array, x: Array) -> str:

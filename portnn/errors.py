@@ -12,10 +12,15 @@ class FormatError(ValueError):
 
 
 class NonFiniteError(FloatingPointError):
-    """A NaN or an infinity arose in training; the message names epoch, batch and layer.
+    """A NaN or an infinity arose in training; the message names epoch, batch and layer, and the member if any.
 
-    The model keeps the last parameters that were finite.
+    The model keeps the last parameters that were finite. ``members`` are the numbers of all members that were not at
+    that step.
     """
+
+    def __init__(self, message: str, members: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.members = members
 
 
 def shown(value: object, limit: int = 100) -> str:

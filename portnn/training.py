@@ -114,7 +114,8 @@ def fit(
     Raises
     ------
     NonFiniteError
-        A NaN or an infinity arose. The model keeps the last finite parameters.
+        A NaN or an infinity arose. The model keeps the last finite parameters; ``error.members`` are the members in
+        which it did.
 
     Examples
     --------
@@ -215,13 +216,13 @@ def _run(
                         raise MemoryError(_too_large(model, steps, size)) from error
                     raise
                 if not finite:
-                    before, step_in_chunk, where = first_non_finite(
-                        model, compiled.step, before, chunk, rows, steps, size
-                    )
-                    at = start // batch_size + step_in_chunk
+                    seen = (model, compiled.step, before, chunk, rows, steps, size)
+                    before, step_in_chunk, off, where = first_non_finite(*seen)
+                    at, whose = start // batch_size + step_in_chunk, _whose(off, optimizer, count + step_in_chunk)
                     raise NonFiniteError(
-                        f"fit: epoch {epoch + 1}, batch {at + 1}: {where}; the model keeps its last finite parameters. "
-                        "Lower the learning rate, clip the gradient (clip_norm), or scale the data"
+                        f"fit: epoch {epoch + 1}, batch {at + 1}: {whose}{where}; the model keeps its last finite "
+                        "parameters. Lower the learning rate, clip the gradient (clip_norm), or scale the data",
+                        members=off,
                     )
                 before, count = state, count + steps
                 sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
@@ -247,6 +248,15 @@ def _run(
         model.params = before["params"]
         bar.close()
     return history
+
+
+def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
+    """Name the first of some members, and its learning rate if that is its own."""
+    if not members:
+        return ""
+    rate = optimizer.rate(step) if hasattr(optimizer, "rate") else None
+    its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
+    return f"member {members[0]}{its_own}: "
 
 
 def _observe(learning_rate: Any, loss: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,48 @@ def test_penalties_of_each_member_make_a_step_of_their_own():
     loss = portnn.losses.get_loss("cross_entropy")
     steps = [portnn.step.make_step(model, loss, SGD(0.1), l2=l2) for l2 in ([0.1, 0.2], np.asarray([0.1, 0.2]), 0.1)]
     assert steps[0] == steps[1] != steps[2]
+
+
+@pytest.mark.parametrize(
+    ("rates", "off", "words"),
+    [
+        ([0.1, 1e30, 0.1], (1,), r"member 1 \(learning rate 1e\+30\): the outputs of layer 1 are NaN or infinity"),
+        (lambda step: 1e30, (0, 1, 2), "member 0: the outputs of layer 1 are NaN or infinity"),
+        (
+            [0.1, 0.1, lambda step: (0.1, 1e30, 7.0, 7.0)[step]],
+            (2,),
+            r"member 2 \(learning rate 7\): the outputs of layer 1",
+        ),
+    ],
+    ids=["its-own", "all", "schedule"],
+)
+def test_a_nan_names_the_member_and_its_rate(library, rates, off, words):
+    """A rate of 1e30 is survived by one step; what is named is the rate of the step that is not."""
+    team = network(library, members=3, seed=SEED, activation="identity")
+    match = rf"^fit: epoch \d, batch \d: {words}.*; the model keeps its last finite parameters\. "
+    with uncompiled(library), pytest.raises(portnn.NonFiniteError, match=match) as caught:
+        fit(team, epochs=2, optimizer=SGD(rates))
+    assert caught.value.members == off
+    assert np.isfinite(library.to_numpy(team.params)).all()
+    assert pickle.loads(pickle.dumps(caught.value)).members == off
+
+
+def test_a_nan_is_looked_for_in_the_member_that_is_named(library):
+    """The penalty of member 0 overflows, though the outputs of member 1, an earlier place, do so as well."""
+    team = network(library, members=2, activation="identity")
+    params = np.array(library.to_numpy(team.params))
+    params[1] = 1e30
+    team.params = params
+    with uncompiled(library), pytest.raises(portnn.NonFiniteError, match="member 0: the loss is NaN") as caught:
+        fit(team, l2=[3e38, 0.0])
+    assert caught.value.members == (0, 1)
+    assert_same(library.to_numpy(team.params), params)
+
+
+def test_a_nan_of_a_single_network_is_in_no_member():
+    with pytest.raises(portnn.NonFiniteError, match=r"^fit: epoch 1, batch 2: the outputs of") as caught:
+        fit(portnn.MLP([4, 6, 3], activation="identity"), optimizer=SGD(1e30))
+    assert caught.value.members == ()
 
 
 # -- one member, or some ----------------------------------------------------------------------------------------------
