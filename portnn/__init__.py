@@ -16,7 +16,7 @@ from portnn import (
     testing,
 )
 from portnn.errors import BackendError, FormatError, NonFiniteError
-from portnn.evaluation import evaluate, predict
+from portnn.evaluation import ensemble_predict, evaluate, predict
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from portnn.training import History, fit
@@ -36,6 +36,7 @@ __all__ = [
     "activations",
     "backends",
     "datasets",
+    "ensemble_predict",
     "evaluate",
     "fit",
     "initializers",

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from portnn import checks
-from portnn.backends import HOST, Array, Backend, namespace
+from portnn.activations import sigmoid
+from portnn.backends import HOST, Array, Backend, namespace, one_of
 from portnn.backends.base import Batch, Metrics
-from portnn.feed import Feed, as_index
+from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.primitives import unpacked
@@ -58,7 +59,90 @@ def predict(model: MLP, x: Array) -> Array:
     (4, 3)
 
     """
-    who = "predict"
+    (y,) = _in_blocks(model, x, lambda y: (y,), CHUNK_ROWS, "predict")
+    return y
+
+
+class EnsemblePrediction(NamedTuple):
+    """What the members of an ensemble predict together: two arrays ``(n, n_outputs)``, see :func:`ensemble_predict`."""
+
+    mean: Array
+    spread: Array
+
+
+def ensemble_predict(model: MLP, x: Array, *, kind: str) -> EnsemblePrediction:
+    """Return mean and spread of what the members predict for many samples, in bounded memory.
+
+    With p_m the prediction of member m of M: mean = sum_m p_m / M, spread = sqrt(sum_m (p_m - mean)^2 / M). That is the
+    standard deviation of a population, 0 for one member and NumPy's ``std``; torch's divides by M - 1.
+
+    Parameters
+    ----------
+    model
+        A network with members.
+    x
+        ``(n, n_features)``, as for :func:`predict`; mean and spread come back in its library.
+    kind
+        What the outputs are, in the words of :class:`portnn.losses.Loss`: ``"classes"``, p is their softmax, the
+        probabilities of the classes; ``"binary"``, p is the sigmoid of each, the probability of a yes; ``"values"``, p
+        is the output itself.
+
+    Notes
+    -----
+    Probabilities are averaged, not logits, as in Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive
+    uncertainty estimation using deep ensembles", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = MLP([1, 1], members=2, init="zeros", dtype="float64")
+    >>> model.params = np.asarray([[1.0, 0.0], [3.0, 0.0]])  # y = x and y = 3 x
+    >>> ensemble_predict(model, np.asarray([[1.0], [2.0]]), kind="values")
+    EnsemblePrediction(mean=array([[2.],
+           [4.]]), spread=array([[1.],
+           [2.]]))
+
+    """
+    who = "ensemble_predict"
+    probabilities = {"classes": _softmax, "binary": lambda y: sigmoid(y)[0], "values": lambda y: y}
+    of = probabilities[one_of(f"kind of {who}", kind, probabilities)]
+    if model.members is None:
+        raise TypeError(f"{who}: the model is a single network; use predict, or make it with members=M")
+    if kind == "classes" and model.sizes[-1] == 1:
+        raise ValueError(f"{who}: kind 'classes' wants an output per class, the network has 1 in all; use 'binary'")
+    rows = max(CHUNK_ROWS // model.members, 1)
+    return EnsemblePrediction(*_in_blocks(model, x, lambda y: _mean_and_spread(of(y)), rows, who))
+
+
+def _softmax(y: Array) -> Array:
+    """Return exp(y) / sum exp(y) over the outputs.
+
+    Numerical stability: the largest of each row is subtracted first, so that no exponential overflows.
+    """
+    xp = namespace(y)
+    e = xp.exp(y - xp.max(y, axis=-1, keepdims=True))
+    return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+def _mean_and_spread(p: Array) -> tuple[Array, Array]:
+    """Return mean and standard deviation over the first axis.
+
+    Numerical stability: what is averaged is the difference to the first member, so that the spread of members that
+    agree is exactly 0; and deviations are divided by the largest before they are squared, which could overflow.
+    """
+    xp = namespace(p)
+    first = p[:1, ...]
+    mean = first + xp.mean(p - first, axis=0, keepdims=True)
+    off = xp.abs(p - mean)
+    largest = xp.max(off, axis=0, keepdims=True)
+    unit = xp.where(largest > 0.0, largest, xp.ones_like(largest))
+    off = off / unit
+    spread = unit * xp.sqrt(xp.mean(off * off, axis=0, keepdims=True))
+    return mean[0, ...], spread[0, ...]
+
+
+def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], rows: int, who: str) -> tuple[Array, ...]:
+    """Return what ``f`` makes of the outputs, so many samples at a time, in the library of ``x``."""
     model.check_finite(who)
     backend, on_host = model.backend, not model.backend.owns(x)
     with model.scope():
@@ -66,10 +150,11 @@ def predict(model: MLP, x: Array) -> Array:
         checks.check_samples(who, x=x)
         checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
         feed = Feed(backend, x, {}, model.params.dtype, one_pass=True)
-        outputs = [model.apply(model.params, batch["x"]) for batch in feed.in_order()]
+        blocks = [f(model.apply(model.params, batch["x"])) for batch in feed.in_order(rows)]
         if on_host:
-            return numpy.concatenate([backend.to_numpy(y) for y in outputs], axis=-2)
-        return backend.xp.concat(outputs, axis=-2)
+            blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
+        concat = numpy.concatenate if on_host else backend.xp.concat
+        return tuple(concat(arrays, axis=-2) for arrays in zip(*blocks, strict=True))
 
 
 class Data(NamedTuple):

@@ -13,7 +13,7 @@ from test_training import LABELS, X, fit, network, uncompiled
 from tolerances import assert_same, assert_within
 
 import portnn
-from portnn import SGD, Adagrad, Adam, AdamW, RMSprop, schedules
+from portnn import SGD, Adagrad, Adam, AdamW, RMSprop, evaluation, schedules
 from portnn.schedules import ReduceOnPlateau
 
 SEED = 4
@@ -267,3 +267,94 @@ def test_a_single_network_has_no_members_but_is_true(library, team):
         with pytest.raises(TypeError, match=r"^MLP: the model is a single network, .*; make it with members=M$"):
             use()
     assert all(map(bool, (single, team, team[0])))
+
+
+# -- what they say together -------------------------------------------------------------------------------------------
+
+KINDS = {
+    "classes": lambda y: (
+        np.exp(y - y.max(-1, keepdims=True)) / np.exp(y - y.max(-1, keepdims=True)).sum(-1, keepdims=True)
+    ),
+    "binary": lambda y: 1.0 / (1.0 + np.exp(-y)),
+    "values": lambda y: y,
+}
+
+
+def together(outputs: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and spread by their definition, from the raw outputs of the members."""
+    p = KINDS[kind](outputs.astype(np.longdouble))
+    return p.mean(axis=0), np.sqrt(((p - p.mean(axis=0)) ** 2).mean(axis=0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("on_host", [True, False], ids=["host", "device"])
+def test_mean_and_spread_of_what_the_members_predict(library, monkeypatch, kind, dtype, on_host):
+    monkeypatch.setattr(evaluation, "CHUNK_ROWS", 3 * 15)  # three blocks
+    team = network(library, members=3, dtype=dtype)
+    x = X if on_host else library.make(X)
+    got = portnn.ensemble_predict(team, x, kind=kind)
+    outputs = np.stack([portnn.predict(member, X) for member in team])
+    for name, expected in zip(("mean", "spread"), together(outputs, kind), strict=True):
+        a = getattr(got, name)
+        a = a if on_host else library.to_numpy(a)
+        assert a.dtype == dtype
+        assert_within(a, expected, tolerances.few_steps(outputs, dtype))
+
+
+def test_the_members_are_asked_for_few_samples_at_a_time(monkeypatch):
+    """The outputs of all members together have as many rows as those of one network in predict."""
+    team, asked, apply = portnn.MLP([4, 3], members=5), [], portnn.MLP.apply
+    monkeypatch.setattr(portnn.MLP, "apply", lambda self, p, x: asked.append(x.shape[0]) or apply(self, p, x))
+    portnn.ensemble_predict(team, np.ones((4000, 4)), kind="values")
+    assert asked == [1638, 1638, 724]
+    monkeypatch.setattr(evaluation, "CHUNK_ROWS", 2)
+    assert portnn.ensemble_predict(team, np.ones((3, 4)), kind="values").mean.shape == (3, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_that_agree_have_no_spread(library, kind):
+    for members in (1, 3):
+        team = network(library, members=members, seed=[9] * members)
+        mean, spread = portnn.ensemble_predict(team, X, kind=kind)
+        assert_same(spread, np.zeros((len(X), 3), "float32"))
+        expected = KINDS[kind](portnn.predict(team[0], X).astype("float64"))
+        assert_within(mean, expected, tolerances.few_steps(expected, "float32"))
+
+
+def test_large_outputs_of_members_neither_overflow_nor_lose_their_spread(library):
+    """Squares of 1e30 overflow float32; of 1e6 and 1e6 + 1 they have no digits left for the difference."""
+    team = network(library, 1, 2, members=2, bias=False, activation="identity")
+    for weights in ([[1e30, 1e4], [-1e30, 3e4]], [[1e6, 0.0], [1e6 + 1.0, 0.0]]):
+        team.params = np.asarray(weights, "float32")
+        one = np.ones((1, 1), "float32")
+        for kind in KINDS:
+            got = portnn.ensemble_predict(team, one, kind=kind)
+            with np.errstate(over="ignore"):
+                expected = together(np.asarray(weights)[:, None, :], kind)
+            for a, b in zip(got, expected, strict=True):
+                assert_within(a, b, 4.0 * tolerances.rounded(b, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "error", "words"),
+    [
+        ({}, "classes", TypeError, "^ensemble_predict: the model is a single network; use predict, or make it with "),
+        ({"members": 2}, "class", ValueError, "^unknown kind of ensemble_predict 'class': .*; did you mean 'classes'"),
+        (
+            {"members": 2},
+            None,
+            ValueError,
+            "^unknown kind of ensemble_predict None: expected one of 'classes', 'binary'",
+        ),
+    ],
+)
+def test_what_members_cannot_predict(options, kind, error, words):
+    with pytest.raises(error, match=words):
+        portnn.ensemble_predict(portnn.MLP([4, 3], **options), X, kind=kind)
+
+
+def test_one_output_is_no_choice_of_classes():
+    with pytest.raises(ValueError, match=r"wants an output per class, the network has 1 in all; use 'binary'$"):
+        portnn.ensemble_predict(portnn.MLP([4, 1], members=2), X, kind="classes")
+    assert portnn.ensemble_predict(portnn.MLP([4, 1], members=2), X, kind="binary").mean.shape == (len(X), 1)
