@@ -534,11 +534,85 @@ def test_embedding_formula_has_the_right_pullback():
     tolerances.assert_within(pullback(d1, d2), slopes, tolerances.central_difference(10.0))
 
 
+# -- sweep.py ---------------------------------------------------------------------------------------------------------
+
+ROW = r"^ *([\d.e+-]+) +([\d.]+) +([\d.]+) +([\d.]+)%(   <- best)?$"
+
+
+@pytest.fixture(scope="module")
+def swept(run):
+    """Sweep on the digits, in two epochs; return what was printed and the rows of its table."""
+
+    def swept(*args):
+        done = run("sweep.py", "--dataset", "digits", "--epochs", 2, *args)
+        assert (done.code, done.err) == (0, "")
+        return done, re.findall(ROW, done.out, re.MULTILINE)
+
+    return swept
+
+
+def test_sweep_prints_what_each_rate_gives_alone(swept, folder):
+    done, rows = swept("--members", 4, "--rates", 1e-4, 0.1, "--seed", 3, "--plot", "swept/sweep.png")
+    assert done.lines[0] == "4 learning rates of adam on digits, 2 epochs, numpy"
+    x, t, x_test, t_test = portnn.datasets.load_digits()
+    scores, tested = [], []
+    for row, rate in zip(rows, (1e-4, 1e-3, 1e-2, 1e-1), strict=True):
+        model = portnn.MLP([64, 32, 10], seed=3)
+        history = portnn.fit(
+            model, x, t, optimizer=portnn.Adam(rate), epochs=2, batch_size=128, validation_split=1 / 6, seed=3
+        )
+        expected = [history[name][-1] for name in ("loss", "val_loss", "val_accuracy")]
+        assert float(row[0]) == rate
+        assert np.abs(np.asarray(row[1:3], float) - expected[:2]).max() < 0.001
+        assert abs(float(row[3]) / 100.0 - expected[2]) * 240 < 1.5  # of 240 digits held out, one at most
+        scores.append(float(row[3]))
+        tested.append(100.0 * portnn.evaluate(model, x_test, t_test)["accuracy"])
+    (best,) = (i for i, row in enumerate(rows) if row[4])
+    assert scores[best] == max(scores)
+    said = re.search(r"^best rate ([\d.]+): test accuracy ([\d.]+)%; [\d.]+ s for all of them$", done.out, re.MULTILINE)
+    assert float(said[1]) == float(rows[best][0])
+    assert abs(float(said[2]) - tested[best]) * 3.6 < 1.5  # of 360
+    assert done.lines[-1] == "picture written to swept/sweep.png"
+    assert (folder / "swept/sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_sweep_strikes_out_what_diverges_and_goes_on(swept):
+    done, rows = swept("--members", 3, "--rates", 0.1, 1e25, "--optimizer", "sgd")
+    said = r"^fit: epoch \d, batch \d: member 2 \(learning rate 1e\+25\): .* NaN or infinity; the others start again$"
+    assert len(re.findall(said, done.out, re.MULTILINE)) == 1
+    assert re.search(r"^ +1e\+12   diverged\n +1e\+25   diverged$", done.out, re.MULTILINE)
+    assert rows == swept("--members", 1, "--rates", 0.1, 0.1, "--optimizer", "sgd")[1]
+    assert rows[0][4]
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_sweep_on_other_libraries(swept, backend):
+    needs(backend)
+    options = ("--members", 2, "--rates", 1e-3, 1e-2, "--hidden", 8)
+    one, other = (np.asarray(swept(*options, "--backend", b)[1])[:, :3].astype(float) for b in ("numpy", backend))
+    assert np.abs(one - other).max() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--rates 1 0.1", "^ValueError: --rates: LOW and HIGH must be positive and in this order, got 1 and 0.1$"),
+        ("--rates nan 1", "^ValueError: --rates: LOW and HIGH must be positive"),
+        ("--members 0", "^ValueError: --members must be at least 1, got 0$"),
+        ("--epochs 0", "^ValueError: fit: epochs must be an int"),
+        ("--backend array_api_strict --device moon", "^BackendError: array_api_strict .*'moon'"),
+        ("--optimizer sgd --rates 1e20 1e25 --members 2", r"^--rates: all 2 diverged, from 1e\+20 on; try lower ones$"),
+    ],
+)
+def test_sweep_refuses(run, options, sentence):
+    says_one_sentence(run("sweep.py", "--dataset", "digits", *options.split()), sentence)
+
+
 @pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py"])
 def test_unknown_backend_is_one_sentence(run, script):
     says_one_sentence(run(script, "--backend", "nunpy"), "unknown backend 'nunpy'.*did you mean 'numpy'")
 
 
 def test_no_example_is_left_out():
-    tested = {"mnist.py", "predict.py", "presets.py", "xor.py", "embed_numpy.py"}
+    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "embed_numpy.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
