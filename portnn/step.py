@@ -13,12 +13,13 @@ import numpy
 from portnn.backends import Array, Backend, device, namespace
 from portnn.backends.base import Batch, Chunk, Metrics, Rows, State
 from portnn.checks import check_penalty
+from portnn.clipping import clip_by_norm, clip_by_value
 from portnn.errors import reason
 from portnn.evaluation import counter
 from portnn.losses import Loss
 from portnn.members import check_members
 from portnn.mlp import MLP
-from portnn.optimizers import Optimizer, clip_by_norm, clip_by_value
+from portnn.optimizers import Optimizer
 
 
 class TrainingStep:

@@ -22,7 +22,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
 LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict"}
-MATHEMATICS = ("primitives", "special", "activations", "losses", "random", "initializers", "schedules", "optimizers")
+MATHEMATICS = (
+    *("primitives", "special", "activations", "losses", "random", "initializers", "schedules", "clipping"),
+    "optimizers",
+)
 STEP = ("primitives", "special", "activations", "losses")  # what runs inside a step, whatever the library
 LAYOUT = (*MATHEMATICS, "layout")
 
@@ -30,7 +33,8 @@ LAYOUT = (*MATHEMATICS, "layout")
 ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
-    *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules", "optimizers"),
+    *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules"),
+    *("clipping", "optimizers"),
     *("layout", "checks", "model_file", "network", "objective", "mlp"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
     *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
@@ -270,7 +274,7 @@ RULES = {
     ),
     "only what the standard has": Rule(
         leaves_the_standard,
-        within(*STEP, "optimizers"),
+        within(*STEP, "clipping", "optimizers"),
         (
             *("x.T @ y", "x.astype('f4')", "x.clip(0, 1)", "xp.clip(x, 0, 1)", "n = x.size", "x.item()", "x.sum()"),
             *("x.reshape(-1)", "xp.exp(x, out=y)", "x.tolist()", "x.copy()"),
@@ -288,7 +292,7 @@ RULES = {
     ),
     "a NaN is not hidden": Rule(
         hides_a_nan,
-        within(*STEP, "optimizers"),
+        within(*STEP, "clipping", "optimizers"),
         ("xp.where(z > 0, z, 0)", "xp.where(z > 0, z, 0.0)", "xp.where(z > 0.0, 0, z)", "xp.nan_to_num(z)"),
         ("xp.where(z > 0.0, z, y)", "xp.maximum(z, zero)"),
     ),

@@ -7,7 +7,8 @@ from tolerances import assert_same, assert_within
 
 import portnn
 from portnn import SGD, Adagrad, Adam, AdamW, RMSprop
-from portnn.optimizers import OPTIMIZERS, clip_by_norm, clip_by_value, get_optimizer
+from portnn.clipping import clip_by_norm, clip_by_value
+from portnn.optimizers import OPTIMIZERS, get_optimizer
 
 rng = np.random.default_rng(5)
 STEPS, N = 50, 9

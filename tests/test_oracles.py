@@ -17,8 +17,8 @@ from tolerances import Exact, assert_same, assert_ulps, assert_within
 import portnn
 from portnn import SGD, Adagrad, Adam, AdamW, RMSprop, random, schedules
 from portnn.activations import ACTIVATIONS, get_activation
+from portnn.clipping import clip_by_norm, clip_by_value
 from portnn.losses import LOSSES, binary_cross_entropy, cross_entropy, huber, mse, poisson
-from portnn.optimizers import clip_by_norm, clip_by_value
 
 rng = np.random.default_rng(17)
 

@@ -7,7 +7,7 @@ from tolerances import assert_same, assert_within, first_gradient
 import portnn
 from portnn.backends import device, namespace
 from portnn.backends.parts import Parts, joined
-from portnn.optimizers import clip_by_norm, clip_by_value
+from portnn.clipping import clip_by_norm, clip_by_value
 
 WIDTHS = (6, 3, 2)
 RNG = np.random.default_rng(3)

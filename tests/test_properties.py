@@ -22,10 +22,10 @@ import portnn
 from portnn import SGD, Adagrad, Adam, AdamW, RMSprop, random, schedules
 from portnn.activations import ACTIVATIONS, get_activation
 from portnn.backends import get_backend
+from portnn.clipping import clip_by_norm, clip_by_value
 from portnn.datasets import read_csv, read_safetensors
 from portnn.layout import layout
 from portnn.losses import LOSSES, binary_cross_entropy, cross_entropy, huber, mae, mse
-from portnn.optimizers import clip_by_norm, clip_by_value
 from portnn.primitives import linear
 from portnn.storage import write_safetensors_file
 

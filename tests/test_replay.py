@@ -107,7 +107,7 @@ def test_a_step_is_run_three_times_and_no_namespace_is_looked_up_after_that(repl
     step.run = lambda *args: asked.append("step") or plain(*args)
     state, _ = run(state, chunk, rows)
     assert asked == ["step"] * 3, "two recorded, one to compare with; two of the five are replayed"
-    for module in ("primitives", "network", "losses", "activations", "optimizers", "evaluation", "mlp", "step"):
+    for module in ("primitives", "network", "losses", "activations", "optimizers", "evaluation", "objective", "step"):
         room = getattr(portnn, module)
         if hasattr(room, "namespace"):
             monkeypatch.setattr(room, "namespace", lambda a: asked.append("namespace") or namespace(a))
