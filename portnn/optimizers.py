@@ -81,6 +81,13 @@ class Optimizer:
         """Return the host scalars of update number ``step``, counted from 0; per member as vectors ``(members, 1)``."""
         return (column(self.rate(step)),)
 
+    def rows(self, start: int, steps: int) -> list[tuple[Any, ...]]:
+        """Return the rows of several updates from number ``start`` on."""
+        rates = self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
+        if type(self).row is Optimizer.row and not any(map(callable, rates)):
+            return [self.row(start)] * steps
+        return [self.row(start + k) for k in range(steps)]
+
     def update(
         self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
     ) -> tuple[Array, State]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -27,13 +28,16 @@ class TrainingStep:
 
     A library that compiles can so use again what it has compiled for an earlier ``fit``. ``key`` holds all that the
     function depends on; None where that cannot be known, as with functions of the user's, and the step is then equal
-    to itself alone. ``widths`` are the lengths of the parts that the network cuts its vector of parameters into.
+    to itself alone. ``shapes`` are those of the weights and biases that the vector of parameters consists of.
     """
 
     def __init__(
-        self, run: Callable[[State, Batch, Any], tuple[State, Metrics]], key: Hashable, widths: tuple[int, ...] = ()
+        self,
+        run: Callable[[State, Batch, Any], tuple[State, Metrics]],
+        key: Hashable,
+        shapes: tuple[tuple[int, ...], ...] = (),
     ) -> None:
-        self.run, self.key, self.widths = run, key, widths
+        self.run, self.key, self.shapes = run, key, shapes
 
     def __call__(self, state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
         """Run it."""
@@ -137,8 +141,8 @@ def make_step(
     place = (model.dtype, backend.device_name, model.matmul_precision)
     parts = (network, _name(loss.pair), loss.kind, _update(optimizer), numbers, place)
     known = None not in (*(layer[-1] for layer in network), parts[1], parts[3])
-    cuts = (cut for layer in model.layers for cut in (layer.weight, layer.bias) if cut is not None)
-    return TrainingStep(step, parts if known else None, tuple(cut.stop - cut.start for cut in cuts))
+    shapes = [((a.fan_in, a.fan_out), *(((a.fan_out,),) if a.bias is not None else ())) for a in model.layers]
+    return TrainingStep(step, parts if known else None, tuple(itertools.chain(*shapes)))
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:

@@ -19,7 +19,7 @@ from portnn.evaluation import checked, judged, make_judge, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.losses import get_loss
 from portnn.mlp import MLP
-from portnn.optimizers import Adam, get_optimizer
+from portnn.optimizers import Adam, Optimizer, get_optimizer
 from portnn.progress import Bar
 from portnn.step import Chunks, copied, make_step
 
@@ -205,7 +205,7 @@ def _run(
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
                 chunk = feed.chunk(here if order is None else order[here])
-                rows = [optimizer.row(count + k) for k in range(steps)]
+                rows = _rows(optimizer, count, steps)
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = copied(backend, state)
                 try:
@@ -257,6 +257,13 @@ def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
     rate = optimizer.rate(step) if hasattr(optimizer, "rate") else None
     its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
     return f"member {members[0]}{its_own}: "
+
+
+def _rows(optimizer: Any, start: int, steps: int) -> list[Any]:
+    """Return the host scalars of some updates; an optimizer of the user's need only know those of one."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer.rows(start, steps)
+    return [optimizer.row(start + k) for k in range(steps)]
 
 
 def _observe(learning_rate: Any, loss: Any) -> None:

@@ -9,20 +9,20 @@ from portnn.backends import device, namespace
 from portnn.backends.parts import Parts, joined
 from portnn.clipping import clip_by_norm, clip_by_value
 
-WIDTHS = (6, 3, 2)
+SHAPES = ((2, 3), (3,), (2,))
 RNG = np.random.default_rng(3)
 VECTOR = RNG.standard_normal((2, 11))
 
 
 def cut(a=VECTOR):
-    return Parts.cut(np.array(a), WIDTHS)
+    return Parts.cut(np.array(a), SHAPES)
 
 
 def test_what_it_looks_like():
     parts = cut()
-    assert (parts.shape, parts.ndim, parts.dtype, parts.widths) == ((2, 11), 2, np.float64, WIDTHS)
+    assert (parts.shape, parts.ndim, parts.dtype, parts.shapes) == ((2, 11), 2, np.float64, SHAPES)
     assert device(parts) == device(VECTOR)
-    assert [part.shape for part in parts.parts] == [(2, 6), (2, 3), (2, 2)]
+    assert [part.shape for part in parts.parts] == [(2, 2, 3), (2, 3), (2, 2)]
     assert_same(parts.joined(), VECTOR)
     assert joined(3.0) == 3.0
 
@@ -30,6 +30,9 @@ def test_what_it_looks_like():
 def test_a_slice_that_is_a_part_is_that_part():
     parts = cut()
     assert parts[..., 6:9] is parts.parts[1]
+    matrix = parts[..., 0:6]
+    assert namespace(matrix).reshape(matrix, (2, 2, 3)) is parts.parts[0]
+    assert_same(matrix.joined(), VECTOR[:, :6])
     for other in (slice(6, 8), slice(5, 9), slice(None), slice(0, 11), slice(6, 9, 2)):
         assert_same(parts[..., other], VECTOR[..., other])
     assert_same(parts[0], VECTOR[0])
@@ -77,6 +80,16 @@ def test_what_is_asked_of_the_whole_is_what_the_whole_gives(f):
     assert_same(found, f(VECTOR))
 
 
+def test_a_matrix_is_a_part_of_a_joined_vector():
+    parts = cut()
+    xp = namespace(parts)
+    again = xp.concat([xp.reshape(parts.parts[0], (2, -1)), *parts.parts[1:]], axis=-1)
+    assert again.parts[0] is parts.parts[0]
+    assert_same(again.joined(), VECTOR)
+    assert_same(xp.reshape(np.zeros((2, 3)), (3, 2)), np.zeros((3, 2)))
+    assert_same(xp.reshape(parts, (22,)), VECTOR.reshape(22))
+
+
 def test_a_sum_is_the_sum_of_the_sums():
     found = namespace(cut()).sum(cut(), axis=-1, keepdims=True)
     assert found.shape == (2, 1)
@@ -84,7 +97,7 @@ def test_a_sum_is_the_sum_of_the_sums():
 
 
 def test_vectors_cut_in_different_ways_are_joined():
-    other = Parts.cut(VECTOR, (5, 6))
+    other = Parts.cut(VECTOR, ((5,), (6,)))
     assert_same(cut() + other, VECTOR + VECTOR)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 
 from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step, table
-from portnn.backends.parts import Parts
+from portnn.backends.parts import Parts, joined
 from portnn.errors import BackendError, reason
 
 
@@ -143,15 +144,21 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
     """Return the compiled chunk of a step, or of one equal to it: what was compiled is kept for the next ``fit``."""
     import jax
 
-    widths = tuple(getattr(step, "widths", ()))
+    shapes = tuple(getattr(step, "shapes", ()))
+    n_params = sum(map(math.prod, shapes))
 
     def in_parts(state: State) -> State:
         """Hold the vectors of the state in the parts that the network cuts them into."""
-        whole = {name: a if isinstance(a, Parts) else Parts.cut(a, widths) for name, a in state.items() if fits(a)}
-        return {name: whole[name].parts if name in whole else a for name, a in state.items()}
+        return {name: parts(a) if len(shapes) > 1 and a.shape[-1:] == (n_params,) else a for name, a in state.items()}
 
-    def fits(a: Array) -> bool:
-        return len(widths) > 1 and a.shape[-1:] == (sum(widths),)
+    def whole(state: State) -> State:
+        """Return them as vectors again, for the step to see."""
+        return {
+            name: Parts(a, a[-1].ndim - len(shapes[-1])) if isinstance(a, tuple) else a for name, a in state.items()
+        }
+
+    def parts(a: Any) -> tuple[Array, ...]:
+        return (a if isinstance(a, Parts) else Parts.cut(a, shapes)).parts
 
     def scan(state: State, sources: Batch, index: Batch, rows: Array, dtypes: Any) -> tuple[State, Metrics]:
         wanted = dict(dtypes)
@@ -160,13 +167,13 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
             here, h = row
             batch = {name: a.at[here[name]].get(mode="promise_in_bounds") for name, a in sources.items()}
             batch = {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}
-            state = {name: Parts(a) if isinstance(a, tuple) else a for name, a in state.items()}
-            state, metrics = step(state, batch, h)
+            state, metrics = step(whole(state), batch, h)
             return in_parts(state), metrics
 
         split = {name: a.reshape(steps, batch_size) for name, a in index.items()}
-        parts, metrics = jax.lax.scan(body, in_parts(state), (split, rows), unroll=min(unroll, steps))
-        state = {name: Parts(a).joined() if isinstance(a, tuple) else a for name, a in parts.items()}
-        return state, {name: m.sum(axis=0) for name, m in metrics.items()}
+        state, metrics = jax.lax.scan(body, in_parts(state), (split, rows), unroll=min(unroll, steps))
+        return {name: joined(a) for name, a in whole(state).items()}, {
+            name: m.sum(axis=0) for name, m in metrics.items()
+        }
 
     return jax.jit(scan, donate_argnums=0, static_argnums=4)

@@ -10,6 +10,7 @@ itself acts on each part. Whatever else is asked of it is done with the joined v
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,56 +32,73 @@ _OPERATORS = ["add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq
 
 
 class Parts:
-    """Vectors ``(..., n)`` as a list of arrays ``(..., n_i)``, in order."""
+    """Vectors ``(..., n)`` as a list of arrays in order, each in the shape it is used in.
 
-    __slots__ = ("parts",)
+    ``lead`` is the number of leading axes, those of members: a part has them, and behind them one axis or two.
+    """
+
+    __slots__ = ("lead", "parts")
     __array_ufunc__ = None  # NumPy arrays on the left leave their operators to this class
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, parts: Sequence[Array]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, parts: Sequence[Array], lead: int) -> None:
+        self.parts, self.lead = tuple(parts), lead
 
     @classmethod
-    def cut(cls, vector: Array, widths: Sequence[int]) -> Parts:
-        """Cut a vector into parts of these widths."""
-        stops = [sum(widths[: i + 1]) for i in range(len(widths))]
-        return cls([vector[..., stop - width : stop] for width, stop in zip(widths, stops, strict=True)])
+    def cut(cls, vector: Array, shapes: Sequence[tuple[int, ...]]) -> Parts:
+        """Cut a vector into parts of these shapes."""
+        xp, parts, start = array_namespace(vector), [], 0
+        for shape in shapes:
+            stop = start + math.prod(shape)
+            parts.append(xp.reshape(vector[..., start:stop], (*vector.shape[:-1], *shape)))
+            start = stop
+        return cls(parts, vector.ndim - 1)
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """The lengths of the parts."""
-        return tuple(part.shape[-1] for part in self.parts)
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the parts, without the leading axes."""
+        return tuple(tuple(part.shape[self.lead :]) for part in self.parts)
 
-    shape = property(lambda self: (*self.parts[0].shape[:-1], sum(self.widths)))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the vector."""
+        return (*self.parts[0].shape[: self.lead], sum(map(math.prod, self.shapes)))
+
+    ndim = property(lambda self: self.lead + 1)
     dtype = property(lambda self: self.parts[0].dtype)
-    ndim = property(lambda self: self.parts[0].ndim)
     device = property(lambda self: device(self.parts[0]))
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         """The functions of the library, which know parts."""
         return _namespace(array_namespace(self.parts[0]))
 
+    def flat(self) -> list[Array]:
+        """Return the parts as vectors."""
+        xp, lead = array_namespace(self.parts[0]), self.shape[:-1]
+        return [part if part.ndim == len(lead) + 1 else xp.reshape(part, (*lead, -1)) for part in self.parts]
+
     def joined(self) -> Array:
         """Return the vector in one piece."""
-        return array_namespace(self.parts[0]).concat(self.parts, axis=-1)
+        return array_namespace(self.parts[0]).concat(self.flat(), axis=-1)
 
-    def __getitem__(self, key: Any) -> Array:
+    def __getitem__(self, key: Any) -> Any:
         """Return a part, where the slice is one; otherwise cut it from the joined vector."""
         if isinstance(key, tuple) and len(key) == 2 and key[0] is Ellipsis and isinstance(key[1], slice):
             start = 0
-            for part in self.parts:
-                if (key[1].start, key[1].stop, key[1].step) == (start, start + part.shape[-1], None):
-                    return part
-                start += part.shape[-1]
+            for part, shape in zip(self.parts, self.shapes, strict=True):
+                stop = start + math.prod(shape)
+                if (key[1].start, key[1].stop, key[1].step) == (start, stop, None):
+                    return part if len(shape) == 1 else Parts([part], self.lead)
+                start = stop
         return self.joined()[key]
 
     def __neg__(self) -> Parts:
         """Minus every number."""
-        return Parts([-part for part in self.parts])
+        return _each(operator.neg, (self,))
 
     def __abs__(self) -> Parts:
         """Return the size of every number."""
-        return Parts([abs(part) for part in self.parts])
+        return _each(operator.abs, (self,))
 
 
 def _give_operators() -> None:
@@ -96,20 +114,24 @@ _give_operators()
 def _each(function: Callable[..., Array], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
     """Apply what acts on each number by itself, part by part; vectors in one piece are cut like the others."""
     kwargs = kwargs or {}
-    widths = {a.widths for a in args if isinstance(a, Parts)}
-    if len(widths) > 1:
+    given = [a for a in args if isinstance(a, Parts)]
+    first, shapes = given[0], given[0].shapes
+    if any((a.shapes, a.lead) != (shapes, first.lead) for a in given):
         return function(*map(joined, args), **kwargs)
-    (cut,) = widths
-    n = sum(cut)
+    n, lead = first.shape[-1], first.lead
 
     def of(a: Any) -> Sequence[Any]:
+        shape = getattr(a, "shape", None)  # which classes, dtypes among them, have as a descriptor
         if isinstance(a, Parts):
             return a.parts
-        shape = getattr(a, "shape", None)  # which classes, dtypes among them, have as a descriptor
-        whole = isinstance(shape, tuple) and shape[-1:] == (n,)
-        return Parts.cut(a, cut).parts if whole else [a] * len(cut)
+        if not isinstance(shape, tuple) or not shape:
+            return [a] * len(shapes)
+        if shape[-1] == n:
+            return Parts.cut(a, shapes).parts
+        # one number for all of a vector, or for that of each member
+        return [a[(..., *[None] * (len(of_part) - 1))] for of_part in shapes]
 
-    return Parts([function(*row, **kwargs) for row in zip(*map(of, args), strict=True)])
+    return Parts([function(*row, **kwargs) for row in zip(*map(of, args), strict=True)], lead)
 
 
 def joined(a: Any) -> Any:
@@ -130,15 +152,24 @@ class _Namespace:
         thing = getattr(self._xp, name)
         return functools.partial(self._call, name, thing) if callable(thing) and not isinstance(thing, type) else thing
 
+    def reshape(self, a: Any, shape: tuple[int, ...]) -> Any:
+        """Return a matrix as a vector in one part, and such a vector as the matrix that it is."""
+        if isinstance(a, Parts):
+            (part, *others) = a.parts
+            return part if not others and tuple(part.shape) == tuple(shape) else self._xp.reshape(a.joined(), shape)
+        flattened = len(shape) == a.ndim - 1 and shape[-1] == -1 and tuple(a.shape[: len(shape) - 1]) == shape[:-1]
+        return Parts([a], len(shape) - 1) if flattened else self._xp.reshape(a, shape)
+
     def _call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if name == "concat" and kwargs.get("axis") == -1:
-            return Parts([part for a in args[0] for part in (a.parts if isinstance(a, Parts) else (a,))])
+            lead = args[0][0].ndim - 1
+            return Parts([part for a in args[0] for part in (a.parts if isinstance(a, Parts) else (a,))], lead)
         given = any(isinstance(a, Parts) for a in args)
         if given and name in _ELEMENTWISE:
             return _each(function, args, kwargs)
         if given and name in _REDUCTIONS and len(args) == 1 and kwargs.get("axis") == -1:
             combine = getattr(self._xp, _REDUCTIONS[name])
-            return functools.reduce(combine, [function(part, **kwargs) for part in args[0].parts])
+            return functools.reduce(combine, [function(part, **kwargs) for part in args[0].flat()])
         return function(*map(joined, args), **{key: joined(value) for key, value in kwargs.items()})
 
 
