@@ -303,20 +303,20 @@ def scikit_learn(case: Case, data: Data) -> RunEpoch:
 # -- the floor --------------------------------------------------------------------------------------------------------
 
 
-def matmul(case: Case, data: Data) -> RunEpoch:
+def matmul(case: Case, data: Data, library: str = "numpy") -> RunEpoch:
     """Multiply the matrices of an epoch, forward and backward, into arrays that are there already; nothing else.
 
     Per batch and layer: y = x W, dW = x^T dy and, but for the first layer, dx = dy W^T. Not a floor at batch 1, where
     NumPy computes dW without BLAS.
     """
-    if case.device == "cpu":
+    if library == "numpy":
         move, matmul, transposed, wait = np.asarray, np.matmul, np.transpose, lambda: None
     else:
         import torch
 
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        move, transposed, wait = (lambda a: torch.as_tensor(a, device=case.device)), torch.t, torch.cuda.synchronize
-        matmul = torch.matmul
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+        move, transposed, matmul = (lambda a: torch.as_tensor(a, device=case.device)), torch.t, torch.matmul
+        wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     noise, x = np.random.default_rng(0), move(data.x)
     weights = [move(weight) for weight, _ in start(case)]
 
@@ -353,21 +353,22 @@ _ON_BOTH = {
     "portnn-torch": Competitor(portnn_fit("torch"), ("torch",)),
     "portnn-jax": Competitor(portnn_fit("jax"), ("jax", "jaxlib")),
 }
-_FLOOR = {"matmul": Competitor(by_epoch(matmul), (), "it trains nothing")}
+_BY_TORCH = Competitor(by_epoch(functools.partial(matmul, library="torch")), ("torch",), "it trains nothing")
 COMPETITORS = {
     "cpu": {
         "portnn-numpy": _ON_NUMPY,
         **_ON_BOTH,
         **_TRAINERS,
         "scikit-learn": Competitor(by_epoch(scikit_learn), ("scikit-learn", "scipy")),
-        **_FLOOR,
+        "matmul": Competitor(by_epoch(matmul), (), "it trains nothing"),
+        "torch-matmul": _BY_TORCH,
     },
     "cuda": {
         "portnn-cupy": Competitor(portnn_fit("cupy"), ("cupy",)),
         **_ON_BOTH,
         **_TRAINERS,
         "torch-graph": Competitor(by_epoch(torch_graph), ("torch",)),
-        **_FLOOR,
+        "matmul": _BY_TORCH,
     },
 }
 MEMBERS = {

@@ -32,6 +32,7 @@ _LOOK = {
     "jax": (_GREEN, "D", False),
     "scikit-learn": (_PURPLE, "v", False),
     "matmul": (_GRAY, "", False),
+    "torch-matmul": (_GRAY, "x", False),
     "portnn-numpy-singles": (_BLUE, "o", False),
     "portnn-cupy-singles": (_BLUE, "o", False),
     "portnn-torch-singles": (_VERMILION, "s", False),

@@ -14,7 +14,9 @@ from portnn.backends.base import Batch, Metrics
 from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
+from portnn.network import forward
 from portnn.primitives import unpacked
+from portnn.pure import Pure, name_of, network_key
 
 
 def evaluate(
@@ -149,8 +151,11 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
         _place(model, x, who)
         checks.check_samples(who, x=x)
         checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
-        feed = Feed(backend, x, {}, model.params.dtype, one_pass=True)
-        blocks = [f(model.apply(model.params, batch["x"])) for batch in feed.in_order(rows)]
+        feed, layers = Feed(backend, x, {}, model.params.dtype, one_pass=True), model.layers
+        known = network_key(model)
+        outputs = Pure(lambda params, x: forward(layers, params, x)[0], known and ("outputs", known))
+        run = backend.compiled(outputs)
+        blocks = [f(run(model.params, batch["x"])) for batch in feed.in_order(rows)]
         if on_host:
             blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
         concat = numpy.concatenate if on_host else backend.xp.concat
@@ -210,9 +215,11 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
     """Return the function (params, batch) -> sums of loss, weights and right answers."""
     count = counter(loss)
     options = {} if share is None else {"output_share": model.backend.asarray(share, model.params.dtype)}
+    layers, network, pair = model.layers, network_key(model), name_of(loss.pair)
+    known = network and pair and ("judge", network, pair, loss.kind, None if share is None else share.tobytes())
 
     def judge(params: Array, batch: Batch) -> Metrics:
-        y, weight = model.apply(params, batch["x"]), batch.get("weight")
+        y, weight = forward(layers, params, batch["x"])[0], batch.get("weight")
         values, _ = unpacked(loss.pair(y, batch["t"], **options), "loss")
         if values.ndim < y.ndim - 1:  # a user's loss that has taken the mean itself
             if weight is not None:
@@ -223,7 +230,7 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
         extra = {} if weight is None else {"weight": namespace(weight).sum(weight)}
         return {"loss": values, **extra, **count(y, batch["t"])}
 
-    return judge
+    return model.backend.compiled(Pure(judge, known or None))
 
 
 def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:

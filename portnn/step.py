@@ -1,11 +1,10 @@
-"""One training step as a pure function, and what makes two of them the same."""
+"""One training step as a pure function, and chunks of them as the library runs them best."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,35 +20,7 @@ from portnn.losses import Loss
 from portnn.members import check_members
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
-
-
-class TrainingStep:
-    """The function (state, batch, h) -> (state, metrics); equal to another that computes the same.
-
-    A library that compiles can so use again what it has compiled for an earlier ``fit``. ``key`` holds all that the
-    function depends on; None where that cannot be known, as with functions of the user's, and the step is then equal
-    to itself alone. ``shapes`` are those of the weights and biases that the vector of parameters consists of.
-    """
-
-    def __init__(
-        self,
-        run: Callable[[State, Batch, Any], tuple[State, Metrics]],
-        key: Hashable,
-        shapes: tuple[tuple[int, ...], ...] = (),
-    ) -> None:
-        self.run, self.key, self.shapes = run, key, shapes
-
-    def __call__(self, state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
-        """Run it."""
-        return self.run(state, batch, h)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both have one key."""
-        return self is other or (isinstance(other, TrainingStep) and self.key is not None and self.key == other.key)
-
-    def __hash__(self) -> int:
-        """Hash the key."""
-        return hash(self.key) if self.key is not None else id(self)
+from portnn.pure import Pure, name_of, network_key
 
 
 class Chunks:
@@ -59,7 +30,7 @@ class Chunks:
     compile would call functions of the user's in the first steps only: they may do more than they return.
     """
 
-    def __init__(self, backend: Backend, step: TrainingStep, how: bool | str, who: str = "fit") -> None:
+    def __init__(self, backend: Backend, step: Pure, how: bool | str, who: str = "fit") -> None:
         self.backend, self.step, self.how, self.who = backend, step, how, who
         if how is True and not backend.compiles:
             raise ValueError(f"{who}: compile=True, but {backend.name} has nothing to compile with; use compile='auto'")
@@ -107,7 +78,7 @@ def make_step(
     l2: float | Sequence[float] = 0.0,
     output_share: numpy.ndarray | None = None,
     who: str = "fit",
-) -> TrainingStep:
+) -> Pure:
     """Return the pure training step (state, batch, h) -> (state, metrics).
 
     ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
@@ -136,28 +107,17 @@ def make_step(
             metrics["weight"] = total
         return {"params": params, **rest}, metrics
 
-    network = tuple((a.fan_in, a.fan_out, a.bias is None, _name(a.activation)) for a in model.layers)
     numbers = (clip_value, clip_norm, l1, l2, None if output_share is None else output_share.tobytes())
-    place = (model.dtype, backend.device_name, model.matmul_precision)
-    parts = (network, _name(loss.pair), loss.kind, _update(optimizer), numbers, place)
-    known = None not in (*(layer[-1] for layer in network), parts[1], parts[3])
+    network, pair, update = network_key(model), name_of(loss.pair), _update(optimizer)
+    known = network and pair and update and (network, pair, loss.kind, update, numbers)
     shapes = [((a.fan_in, a.fan_out), *(((a.fan_out,),) if a.bias is not None else ())) for a in model.layers]
-    return TrainingStep(step, parts if known else None, tuple(itertools.chain(*shapes)))
+    return Pure(step, known or None, tuple(itertools.chain(*shapes)))
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:
     """Return a clipping limit as a 0-d array of the parameters' dtype and device."""
     like = model.params
     return None if limit is None else model.backend.xp.full((), limit, dtype=like.dtype, device=device(like))
-
-
-def _name(function: Any) -> Hashable:
-    """Return what identifies a function of portnn's, with the arguments that it was bound to; None for another."""
-    if isinstance(function, functools.partial):
-        plain = _name(function.func)
-        simple = all(isinstance(v, int | float | str) for v in (*function.args, *function.keywords.values()))
-        return (plain, function.args, tuple(sorted(function.keywords.items()))) if plain and simple else None
-    return function if getattr(function, "__module__", "").startswith("portnn.") else None
 
 
 def _update(optimizer: Any) -> Hashable:

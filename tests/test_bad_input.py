@@ -438,7 +438,8 @@ NUMBERS = [
               lambda c, k=kind, r=rate: k(r))
       for kind in OPTIMIZERS for rate in (NAN, INF, 0.0, -1.0, "fast", True, None)),
     refused("33 an array of rates", ValueError, r"got ndarray of shape \(2, 500\)", lambda c: SGD(np.ones((2, 500)))),
-    *(refused(f"33 no rate {rates!r}", ValueError, r"SGD: learning_rate must be a number in \(0, inf\), got ",
+    *(refused(f"33 no rate of {type(rates).__name__}", ValueError,
+              r"SGD: learning_rate must be a number in \(0, inf\), got ",
               lambda c, r=rates: SGD(r)) for rates in ([], (), {0.1}, {0: 0.1}, b"ab", iter([0.1]))),
     *(refused(f"33 rate of a member {rate!r}", ValueError,
               rf"{kind.__name__}: learning_rate\[1\] must be a number in \(0, inf\), got {re.escape(repr(rate))}",

@@ -35,7 +35,7 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules"),
     *("clipping", "optimizers"),
-    *("layout", "checks", "model_file", "network", "objective", "mlp"),  # the network
+    *("layout", "checks", "model_file", "network", "objective", "mlp", "pure"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
     *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),

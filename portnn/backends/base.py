@@ -215,6 +215,10 @@ class Backend:
         """
         return self.loop_chunk(step, steps, batch_size)
 
+    def compiled(self, function: Any) -> Callable[..., Any]:
+        """Return a :class:`portnn.pure.Pure` function as fast as the library can run it; this one as it is."""
+        return function
+
     def loop_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """Return the same function as a plain loop, which any step can be run by."""
 

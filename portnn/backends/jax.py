@@ -117,6 +117,10 @@ class JaxBackend(Backend):
         """Copy to the host."""
         return numpy.asarray(x)
 
+    def compiled(self, function: Any) -> Callable[..., Any]:
+        """Compiled, unless there is a function of the user's in it, which may read values."""
+        return function if function.key is None else _jitted(function)
+
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """One compiled ``lax.scan`` over the steps; the state's memory is donated to its successor."""
         import jax
@@ -177,3 +181,11 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
         }
 
     return jax.jit(scan, donate_argnums=0, static_argnums=4)
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(function: Any) -> Callable[..., Any]:
+    """Return the compiled function of all that are equal to it."""
+    import jax
+
+    return jax.jit(function.run)

@@ -1,0 +1,49 @@
+"""Pure functions that are known to be equal: what a library has compiled for one of them serves the other."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from portnn.mlp import MLP
+
+
+class Pure:
+    """A function of arrays, equal to another that computes the same.
+
+    ``key`` holds all that the function depends on; None where that cannot be known, as with functions of the user's,
+    and the function is then equal to itself alone. Of a training step ``shapes`` are those of the weights and biases
+    that the vector of parameters consists of.
+    """
+
+    def __init__(self, run: Callable[..., Any], key: Hashable | None, shapes: tuple[tuple[int, ...], ...] = ()) -> None:
+        self.run, self.key, self.shapes = run, key, shapes
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it."""
+        return self.run(*args)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have one key."""
+        return self is other or (isinstance(other, Pure) and self.key is not None and self.key == other.key)
+
+    def __hash__(self) -> int:
+        """Hash the key."""
+        return hash(self.key) if self.key is not None else id(self)
+
+
+def network_key(model: MLP) -> Hashable | None:
+    """Return what identifies the function of a model, its parameters apart; None with a function of the user's."""
+    layers = tuple((a.fan_in, a.fan_out, a.bias is None, name_of(a.activation)) for a in model.layers)
+    place = (model.dtype, model.backend.device_name, model.matmul_precision)
+    return None if None in (layer[-1] for layer in layers) else (layers, place)
+
+
+def name_of(function: Any) -> Hashable | None:
+    """Return what identifies a function of portnn's, with the arguments that it was bound to; None for another."""
+    if isinstance(function, functools.partial):
+        plain = name_of(function.func)
+        simple = all(isinstance(v, int | float | str) for v in (*function.args, *function.keywords.values()))
+        return (plain, function.args, tuple(sorted(function.keywords.items()))) if plain and simple else None
+    return function if getattr(function, "__module__", "").startswith("portnn.") else None
