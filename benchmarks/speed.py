@@ -211,6 +211,19 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def together(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return the figures of several runs on one machine, with the same number of threads, as one."""
+    first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    for other in others:
+        if any(other[key] != first[key] for key in ("what", "machine", "device", "threads")):
+            raise SystemExit(f"--read: not the same machine, device or threads: {', '.join(map(str, paths))}")
+        first["runs"] += other["runs"]
+        for key in ("versions", "data"):
+            first[key] |= other[key]
+        first["rounds"] = min(first["rounds"], other["rounds"])
+    return first
+
+
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -229,9 +242,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--growth", action="store_true", help="how cost grows with width, depth, batch and members")
     parser.add_argument("--check", action="store_true", help="compare with the bars")
     parser.add_argument("--strict", action="store_true", help="with --check: end with status 1 where one is missed")
-    parser.add_argument("--read", type=Path, metavar="JSON", help="measure nothing; take the figures from a file")
+    parser.add_argument("--read", type=Path, nargs="+", metavar="JSON", help="measure nothing; read files")
     parser.add_argument("--out", type=Path, help="folder; default benchmarks/results, or out/speed for a selection")
     args = parser.parse_args(words)
+    args.given_out = args.out is not None
     if args.out is None:  # a selection does not overwrite the results of record
         selection = args.case or args.batch or args.optimizer or args.only or args.check or args.samples != SAMPLES
         args.out = HERE.parent / "out" / "speed" if selection else HERE / "results"
@@ -241,9 +255,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse(words)
-    results = json.loads(args.read.read_text(encoding="utf-8")) if args.read else measure_all(args)
+    results = together(args.read) if args.read else measure_all(args)
     print("\n" + speed_report.markdown(results))
-    if not args.read:
+    if not args.read or args.given_out:
         for path in speed_report.write(results, args.out):
             print(path)
     if not args.check:

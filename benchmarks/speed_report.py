@@ -221,7 +221,7 @@ def markdown(results: Results) -> str:
     lines = [
         f"{results['date']}, {about.get('gpu') or about['processor']}, {about['cores']} cores, device "
         f"{results['device']}, {threads['each']} thread(s) each{cores}. {versions}, Python {about['python']}. "
-        f"Data: {'; '.join(f'{k}: {v}' for k, v in results['data'].items())}. {results['rounds']} rounds.",
+        f"Data: {'; '.join(f'{k}: {v}' for k, v in results['data'].items())}. at least {results['rounds']} rounds.",
         "",
         "Ratios of medians, time of the first over time of the second; in brackets the quartiles over the rounds. "
         "Below 1 the first is faster.",

@@ -178,7 +178,8 @@ def permutation(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -
 def order(seed: int, epoch: int, n: int) -> Array:
     """Return the order in which epoch number ``epoch`` visits ``n`` samples: a pure function of its arguments.
 
-    A host array, wherever the samples are.
+    A host array, wherever the samples are. The same as :func:`permutation`, by a sort of pairs (word, number), which is
+    faster than a stable one of words.
 
     Examples
     --------
@@ -186,7 +187,9 @@ def order(seed: int, epoch: int, n: int) -> Array:
     True
 
     """
-    return permutation(fold_in(fold_in(key(seed), Purpose.ORDER), epoch), n)
+    xp, base = HOST.xp, fold_in(fold_in(key(seed), Purpose.ORDER), epoch)
+    pairs = xp.astype(words(base, n), xp.int64) * 2**32 + xp.arange(n, dtype=xp.int64)
+    return xp.bitwise_and(xp.sort(pairs), 2**32 - 1)
 
 
 def uniform(
