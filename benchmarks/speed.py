@@ -241,6 +241,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--growth", action="store_true", help="how cost grows with width, depth, batch and members")
     parser.add_argument("--check", action="store_true", help="compare with the bars")
+    parser.add_argument("--brief", action="store_true", help="print the times per step alone, as the README has them")
     parser.add_argument("--strict", action="store_true", help="with --check: end with status 1 where one is missed")
     parser.add_argument("--read", type=Path, nargs="+", metavar="JSON", help="measure nothing; read files")
     parser.add_argument("--out", type=Path, help="folder; default benchmarks/results, or out/speed for a selection")
@@ -256,7 +257,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse(words)
     results = together(args.read) if args.read else measure_all(args)
-    print("\n" + speed_report.markdown(results))
+    print("\n" + (speed_report.brief if args.brief else speed_report.markdown)(results))
     if not args.read or args.given_out:
         for path in speed_report.write(results, args.out):
             print(path)

@@ -239,6 +239,18 @@ def markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def brief(results: Results) -> str:
+    """Return a table of the median time per step: a row per case of single networks, a column per competitor."""
+    cases = {k: v for k, v in by_case(results).items() if not next(iter(v.values()))["case"]["members"]}
+    names = [n for n in NAMES if any(measured(runs.get(n)) for runs in cases.values())]
+    lines = ["| time per step | " + " | ".join(NAMES[n] for n in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for case, runs in cases.items():
+        steps = next(iter(runs.values()))["case"]["steps"]
+        times = [statistics.median(runs[n]["seconds"]) / steps if measured(runs.get(n)) else None for n in names]
+        lines.append(f"| {case} | " + " | ".join("" if t is None else duration(t) for t in times) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _times(run: Run) -> list[str]:
     if not measured(run):
         return [f"not measured: {run['why_not'] or 'no rounds'}", "", "", "", ""]

@@ -84,7 +84,9 @@ class Optimizer:
     def rows(self, start: int, steps: int) -> list[tuple[Any, ...]]:
         """Return the rows of several updates from number ``start`` on."""
         rates = self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
-        if type(self).row is Optimizer.row and not any(map(callable, rates)):
+        cls = type(self)
+        own = cls.row is not Optimizer.row or cls.rate is not Optimizer.rate or cls._rate is not Optimizer._rate
+        if not own and not any(map(callable, rates)):
             return [self.row(start)] * steps
         return [self.row(start + k) for k in range(steps)]
 

@@ -6,7 +6,11 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from portnn.activations import ACTIVATIONS
+from portnn.losses import LOSSES
 from portnn.mlp import MLP
+
+_OWN = (*ACTIVATIONS.values(), *(loss.pair for loss in LOSSES.values()))
 
 
 class Pure:
@@ -14,11 +18,17 @@ class Pure:
 
     ``key`` holds all that the function depends on; None where that cannot be known, as with functions of the user's,
     and the function is then equal to itself alone. Of a training step ``shapes`` are those of the weights and biases
-    that the vector of parameters consists of.
+    that the vector of parameters consists of, and ``members`` is the number of them, None for a single network.
     """
 
-    def __init__(self, run: Callable[..., Any], key: Hashable | None, shapes: tuple[tuple[int, ...], ...] = ()) -> None:
-        self.run, self.key, self.shapes = run, key, shapes
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        key: Hashable | None,
+        shapes: tuple[tuple[int, ...], ...] = (),
+        members: int | None = None,
+    ) -> None:
+        self.run, self.key, self.shapes, self.members = run, key, shapes, members
 
     def __call__(self, *args: Any) -> Any:
         """Run it."""
@@ -46,4 +56,4 @@ def name_of(function: Any) -> Hashable | None:
         plain = name_of(function.func)
         simple = all(isinstance(v, int | float | str) for v in (*function.args, *function.keywords.values()))
         return (plain, function.args, tuple(sorted(function.keywords.items()))) if plain and simple else None
-    return function if getattr(function, "__module__", "").startswith("portnn.") else None
+    return function if any(function is own for own in _OWN) else None

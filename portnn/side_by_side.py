@@ -13,7 +13,7 @@ from portnn.error_bars import judged, reference, worst
 from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
-from portnn.step import Chunks, make_step
+from portnn.step import Chunks, copied, make_step
 
 State = dict[str, Any]
 
@@ -69,7 +69,8 @@ def first_parting(
                 home = model.backend
                 arrays = {"x": home.asarray(x[rows], model.params.dtype), "t": home.asarray(t[rows])}
                 here = {key: Rows(home, a) for key, a in arrays.items()}
-                states[name], _ = chunks[name].run(1, len(rows), states[name], here, [optimizer.row(step)])
+                kept = copied(home, states[name])
+                states[name], _ = chunks[name].run(1, len(rows), states[name], here, [optimizer.row(step)], kept)
         after = {name: _on_host(model, states[name])["params"] for name, model in models.items()}
         if not any(numpy.isfinite(params).all() for params in after.values()):
             return explained

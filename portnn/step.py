@@ -36,30 +36,35 @@ class Chunks:
             raise ValueError(f"{who}: compile=True, but {backend.name} has nothing to compile with; use compile='auto'")
         self._loop = how is False or (how == "auto" and backend.replays and step.key is None)
         self._ready: dict[tuple[int, int], Chunk] = {}
-        self._tried: set[tuple[int, int]] = set()
 
     def run(
-        self, steps: int, size: int, state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]
+        self,
+        steps: int,
+        size: int,
+        state: State,
+        chunk: dict[str, Rows],
+        rows: Sequence[Sequence[float]],
+        before: State,
     ) -> tuple[State, Metrics]:
-        """Run ``steps`` steps of ``size`` samples; ``state`` is given up."""
+        """Run ``steps`` steps of ``size`` samples; ``state`` is given up, ``before`` is a copy of it that is kept."""
         shape, make = (steps, size), self.backend.loop_chunk if self._loop else self.backend.compile_chunk
         if shape not in self._ready:
             self._ready[shape] = make(self.step, steps, size)
-        if self._loop or self.how is True or shape in self._tried:
-            return self._ready[shape](state, chunk, rows)
-        before = copied(self.backend, state)
         try:
-            done = self._ready[shape](state, chunk, rows)
+            return self._ready[shape](state, chunk, rows)
         except Exception as error:
-            if self.backend.ran_out_of_memory(error):
+            if self._loop or self.how is True or self.backend.ran_out_of_memory(error):
                 raise
             self._loop, self._ready = True, {}
-            done = self.run(steps, size, before, chunk, rows)  # what fails here as well is no matter of compiling
+            # what fails here as well has nothing to do with compiling
+            done = self.run(steps, size, copied(self.backend, before), chunk, rows, before)
             said = f"{type(error).__name__}: {reason(error)}"
-            warnings.warn(f"{self.who}: steps run one by one, they cannot be compiled ({said})", RuntimeWarning, 2)
+            warnings.warn(
+                f"{self.who}: steps run one by one, they cannot be compiled ({said}); compile=False says nothing",
+                RuntimeWarning,
+                stacklevel=4,
+            )
             return done
-        self._tried.add(shape)
-        return done
 
 
 def copied(backend: Backend, state: State) -> State:
@@ -111,7 +116,7 @@ def make_step(
     network, pair, update = network_key(model), name_of(loss.pair), _update(optimizer)
     known = network and pair and update and (network, pair, loss.kind, update, numbers)
     shapes = [((a.fan_in, a.fan_out), *(((a.fan_out,),) if a.bias is not None else ())) for a in model.layers]
-    return Pure(step, known or None, tuple(itertools.chain(*shapes)))
+    return Pure(step, known or None, tuple(itertools.chain(*shapes)), model.members)
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:

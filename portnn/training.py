@@ -98,8 +98,9 @@ def fit(
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
-        step is run as it is written. ``"auto"``: compiled where that works, with a warning where it does not; NumPy
-        and torch on the CPU run steps with functions of yours as they are written.
+        step is run as it is written. ``"auto"``: compiled where that works, with a warning where it does not; but NumPy
+        and torch on the CPU run steps with functions of yours as they are written. Under JAX and on GPUs such functions
+        are compiled as well, and what they do besides returning arrays is done at most a few times.
     callbacks
         Functions ``f(model, history)``, called after every epoch; a true value ends the training.
     progress
@@ -137,7 +138,7 @@ def fit(
             None if limit is None else checks.check_number(who, name, limit, 0.0, open_low=True)
             for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm))
         )
-        if compile not in (True, False, "auto"):
+        if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         model.check_finite(who)
@@ -209,7 +210,7 @@ def _run(
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = copied(backend, state)
                 try:
-                    state, metrics = compiled.run(steps, size, state, chunk, rows)
+                    state, metrics = compiled.run(steps, size, state, chunk, rows, before)
                     total, finite = read_back(backend, metrics, state["params"])
                 except Exception as error:
                     if backend.ran_out_of_memory(error):

@@ -37,11 +37,11 @@ def again(body):
 
 
 @pytest.mark.parametrize("optimizer", [portnn.SGD(0.1), portnn.Adam(0.01)], ids=["sgd", "adam"])
-@pytest.mark.parametrize("steps", [1, 6, 2 * LONGEST])
+@pytest.mark.parametrize("steps", [1, 6, LONGEST + 1, 2 * LONGEST])
 def test_a_graph_is_its_steps_one_by_one(steps, optimizer):
     step, fresh, chunk, rows = prepared(steps, optimizer)
     graph, loop = GraphChunk(HOST, step, steps, BATCH, again), HOST.loop_chunk(step, steps, BATCH)
-    assert graph.length == min(steps, LONGEST)
+    assert graph.length <= LONGEST
     state, plain = fresh(), fresh()
     for _ in range(3):  # the second run goes on from the memory of the first, the third from another
         state, metrics = graph(state, chunk, rows)
@@ -55,13 +55,43 @@ def test_a_graph_is_its_steps_one_by_one(steps, optimizer):
 
 def test_a_graph_that_does_something_else_is_refused():
     step, fresh, chunk, rows = prepared(6, portnn.SGD(0.1))
-    with pytest.raises(GraphError, match="a captured graph gives other numbers than its steps, in params"):
+    with pytest.raises(GraphError, match="a captured step gives other numbers than the step itself, in params"):
         GraphChunk(HOST, step, 6, BATCH, lambda body: lambda: None)(fresh(), chunk, rows)
 
 
-def test_steps_that_cannot_be_cut_evenly_are_still_few_graphs():
-    assert GraphChunk(HOST, None, 2 * 251, BATCH, again).length == 251
-    assert GraphChunk(HOST, None, 469, BATCH, again).length == 67
+def test_a_graph_that_loses_the_metrics_is_refused():
+    step, fresh, chunk, rows = prepared(6, portnn.SGD(0.1))
+    graph = GraphChunk(HOST, step, 6, BATCH, again)
+
+    def forgetful(body):
+        def launch():
+            body()
+            for total in graph.totals.values():
+                total[...] = 0.0
+
+        return launch
+
+    graph.capture = forgetful
+    with pytest.raises(GraphError, match=r"in loss \(metric\)"):
+        graph(fresh(), chunk, rows)
+
+
+def test_numbers_that_are_not_finite_are_no_fault_of_the_graph():
+    step, fresh, chunk, rows = prepared(2, portnn.SGD(0.1))
+    state = fresh()
+    state["params"][:2] = np.nan
+    state, metrics = GraphChunk(HOST, step, 2, BATCH, again)(state, chunk, rows)
+    assert np.isnan(metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "lengths"), [(257, {129, 128}), (467, {234, 233}), (2 * LONGEST, {LONGEST}), (5, {5}), (1, {1})]
+)
+def test_any_number_of_steps_is_two_graphs_at_most(steps, lengths):
+    step, fresh, chunk, rows = prepared(steps, portnn.SGD(0.1))
+    graph = GraphChunk(HOST, step, steps, BATCH, again)
+    graph(fresh(), chunk, rows)
+    assert set(graph.launches) == lengths
 
 
 def test_cupy_has_the_names_that_the_capture_uses():

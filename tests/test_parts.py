@@ -72,6 +72,8 @@ def test_what_acts_on_each_number_acts_on_each_part(f):
         lambda a: namespace(a).argmax(a, axis=-1),
         lambda a: namespace(a).flip(a, axis=-1),
         lambda a: namespace(a).concat([a, a], axis=0),
+        lambda a: np.ones((3, 1, 1)) * a,
+        lambda a: namespace(a).multiply(np.ones((3, 2, 11)), a),
     ],
 )
 def test_what_is_asked_of_the_whole_is_what_the_whole_gives(f):

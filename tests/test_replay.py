@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from libraries import LIBRARIES
-from tolerances import assert_same
+from tolerances import assert_same, assert_within, first_gradient
 
 import portnn
 import portnn.backends
@@ -86,6 +86,38 @@ def test_the_same_bits_as_step_by_step(replaying, name, dtype):
     assert history == expected
 
 
+@pytest.mark.parametrize(("n", "batch_size"), [(900, 300), (608, 608), (1632, 1024), (1000, 999)])
+@pytest.mark.parametrize("members", [None, 2])
+def test_batches_of_more_than_256_rows(replaying, n, batch_size, members):
+    """The bias gradient of many rows joins what is left over along another axis than that of the parameters."""
+    x, t = np.resize(X, (n, 6)), np.resize(LABELS, n)
+    options = {"model": {"members": members}, "x": x, "t": t, "batch_size": batch_size, "epochs": 4}
+    replayed, history = trained(replaying, "auto", **options)
+    plain, expected = trained(replaying, False, **options)
+    assert_same(replayed, plain)
+    assert history == expected
+
+
+@pytest.mark.parametrize("of", [lambda x: x[:, 1:], lambda x: x[::-1, 1:], lambda x: np.asfortranarray(x[:, 1:])])
+def test_samples_in_another_layout_are_the_same_samples(of):
+    numpy = LIBRARIES["numpy"]
+    wide = np.concatenate([LABELS[:, None], X], axis=1).astype("float32")
+    one, _ = trained(numpy, "auto", x=of(wide))
+    other, _ = trained(numpy, "auto", x=np.ascontiguousarray(of(wide)))
+    assert_same(one, other)
+
+
+def test_no_layout_is_copied_as_a_whole_for_a_batch():
+    source = np.zeros((60_000, 20), dtype="float32")[:, 1:]
+    rows, out = Rows(HOST, source, np.arange(0, 60_000, 2000)), np.empty((8, 19), dtype="float32")
+    tracemalloc.start()
+    try:
+        HOST.take_into(out, rows, 0, 8)
+        assert tracemalloc.get_traced_memory()[1] < source.nbytes / 100
+    finally:
+        tracemalloc.stop()
+
+
 def recorded(library, sizes=(6, 5, 3), optimizer=None, loss="cross_entropy", steps=5, **options):
     """Return a chunk, the arguments of its runs, and the model."""
     model = portnn.MLP(list(sizes), **library.where, **options)
@@ -151,6 +183,25 @@ def test_gradients_are_made_in_their_places(replaying):
     assert len(replay.program) == len(replay.tape.calls) - 3
 
 
+def test_a_library_that_looks_at_where_it_writes_is_asked_to_join(monkeypatch):
+    """MKL's products depend on how their memory is aligned. Here those into part of a vector are wrong."""
+    bind, wrong = type(HOST).bind, []
+
+    def careless(self, call):
+        run = bind(self, call)
+        if call.name == "matmul" and call.out.base is not None and call.out.base.ndim == 1:
+            wrong.append(call)
+            return lambda: (run(), call.out.__imul__(1.0 + 2**-20))
+        return run
+
+    plain, expected = trained(LIBRARIES["numpy"], False)
+    monkeypatch.setattr(type(HOST), "bind", careless)
+    replayed, history = trained(LIBRARIES["numpy"], True)
+    assert wrong
+    assert_same(replayed, plain)
+    assert history == expected
+
+
 def test_memory_is_used_again(replaying):
     run, arguments, _ = recorded(replaying, sizes=(6, *[7] * 12, 3), optimizer=portnn.SGD(0.1))
     replay = getattr(run, "__wrapped__", run)
@@ -172,6 +223,13 @@ def peeking(y, t):
 def noisy(y, t):
     """A loss that is another one each time."""
     return cross_entropy(y + RNG.standard_normal(), t)
+
+
+def first_target(y, t):
+    """A loss with a number of the batch as a factor, which is the same in the first batches."""
+    values, vjp = cross_entropy(y, t)
+    factor = namespace(t).astype(t[0], y.dtype) + 1.0
+    return values * factor, lambda dvalues: (vjp(dvalues * factor)[0],)
 
 
 def indexing(y, t):
@@ -212,6 +270,31 @@ def test_a_pure_function_of_the_user_is_recorded_if_asked(replaying):
     asked, _ = trained(replaying, True, loss=Loss("own", own, "classes"))
     plain, _ = trained(replaying, False, loss=Loss("own", own, "classes"))
     assert_same(asked, plain)
+
+
+def test_a_number_of_the_batch_is_no_constant(replaying):
+    t = np.where(np.arange(N) < 3 * BATCH, 0, LABELS)
+    options = {"loss": Loss("own", first_target, "classes"), "t": t, "shuffle": False}
+    replayed, _ = trained(replaying, True, **options)
+    plain, _ = trained(replaying, False, **options)
+    assert_same(replayed, plain)
+
+
+def test_a_wrapped_loss_of_ours_is_a_function_of_the_user(replaying):
+    """functools.wraps copies the name of the module; what the wrapper reads from elsewhere may change."""
+    factor = [1.0]
+
+    @functools.wraps(cross_entropy)
+    def wrapped(y, t):
+        values, vjp = cross_entropy(y, t)
+        f = factor[0]
+        return values * f, lambda dvalues: (vjp(dvalues * f)[0],)
+
+    def stop(model, history):
+        factor[0] = 0.0
+
+    _, history = trained(replaying, "auto", loss=Loss("own", wrapped, "classes"), callbacks=stop)
+    assert history["loss"][1:] == [0.0, 0.0]
 
 
 class Trading(portnn.SGD):
@@ -256,6 +339,39 @@ def test_compile_is_one_of_three(library):
     with pytest.raises(ValueError, match="fit: compile must be True, False or 'auto', got 'yes'"):
         portnn.fit(model, X, LABELS, compile="yes")
     assert_same(library.to_numpy(model.params), before)
+    with pytest.raises(ValueError, match="fit: compile must be True, False or 'auto', got 0"):
+        portnn.fit(model, X, LABELS, compile=0)
+
+
+class Falling(portnn.SGD):
+    """Has a rate of its own."""
+
+    def rate(self, step):
+        return 0.1 / (step + 1)
+
+
+class Remembering(portnn.SGD):
+    """Asks of a vector what only an array can be asked."""
+
+    def init(self, params):
+        return {"last": namespace(params).stack([namespace(params).zeros_like(params)] * 3)}
+
+    def update(self, params, grad, state, h, decayed=None):
+        xp = namespace(grad)
+        last = xp.concat([state["last"][1:, :], grad[None, :]], axis=0)
+        size = xp.sqrt(grad @ grad)
+        along = xp.sum(last * grad, axis=-1)
+        return params - grad * (h[0] / (1.0 + size + xp.sum(along))), {"last": last}
+
+
+@pytest.mark.parametrize("optimizer", [Falling(0.1), Remembering(0.1)], ids=["falling", "remembering"])
+def test_optimizers_of_the_user_train_as_they_are_written(library, optimizer):
+    auto, history = trained(library, "auto", optimizer=optimizer, model={"dtype": "float64"})
+    plain, expected = trained(library, False, optimizer=optimizer, model={"dtype": "float64"})
+    assert_within(auto, plain, first_gradient(plain, "float64"))
+    assert history.get("learning_rate") == expected.get("learning_rate")
+    if isinstance(optimizer, Falling):
+        assert history["learning_rate"][0] == 0.1 / 6
 
 
 def test_compile_where_there_is_nothing_to_compile_with():
@@ -301,7 +417,7 @@ def test_running_out_of_memory_is_no_reason_to_go_step_by_step(monkeypatch):
 
     monkeypatch.setattr(type(HOST), "compile_chunk", lambda *_: full)
     with pytest.raises(MemoryError):
-        chunks.run(1, 2, {}, {}, [])
+        chunks.run(1, 2, {}, {}, [], {})
 
 
 # -- the namespace of recorded arrays ---------------------------------------------------------------------------------

@@ -113,8 +113,9 @@ class CupyBackend(Backend):
         return x.get()
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
-        """Return the chunk as CUDA graphs of many steps."""
-        return GraphChunk(self, step, steps, batch_size, capture)
+        """Return the chunk as CUDA graphs of many steps; with members as a loop: their products cannot be captured."""
+        one = getattr(step, "members", None) is None
+        return GraphChunk(self, step, steps, batch_size, capture) if one else self.loop_chunk(step, steps, batch_size)
 
 
 def _number(device: Any) -> int:

@@ -2,8 +2,9 @@
 
 CuPy (14, cupy#6290) raises NotImplementedError for every cuBLAS call on a capturing stream, although cuBLAS allows it.
 Its products of matrices end in ``cublas.gemmEx``, which is looked up anew in each call; while a chunk is captured it is
-replaced by a call of the same function of the same library. Everything that depends on this is in this file, and
-:mod:`portnn.backends.graphs` compares a replay with the steps before it is used.
+replaced by a call of the same function of the same library. Products of members, which end in another function, are not
+captured. Everything that depends on this is in this file, and :mod:`portnn.backends.graphs` compares a replayed step
+with the step itself before anything is used.
 """
 
 from __future__ import annotations

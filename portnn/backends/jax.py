@@ -148,7 +148,8 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
     """Return the compiled chunk of a step, or of one equal to it: what was compiled is kept for the next ``fit``."""
     import jax
 
-    shapes = tuple(getattr(step, "shapes", ()))
+    # an optimizer of the user's may ask anything of the vector, so it gets one
+    shapes = tuple(getattr(step, "shapes", ())) if getattr(step, "key", None) is not None else ()
     n_params = sum(map(math.prod, shapes))
 
     def in_parts(state: State) -> State:

@@ -57,8 +57,11 @@ class NumpyBackend(Replaying):
             raise TypeError(f"{who}: {argument} is a numpy.matrix, expected an array: numpy.asarray({argument})")
 
     def take(self, a: Any, index: Any) -> Any:
-        """As the base class, row by row in memory: the products of another layout may differ in their last bits."""
-        return numpy.ascontiguousarray(super().take(a, index))
+        """As the base class, row by row in memory: the products of another layout may differ in their last bits.
+
+        By indexing, since ``numpy.take`` would first copy all of an array of another layout.
+        """
+        return numpy.ascontiguousarray(a[index, ...])
 
     def device_of(self, x: Any) -> Any:
         """Return None: there is one device."""
@@ -82,7 +85,7 @@ class NumpyBackend(Replaying):
         function = getattr(numpy, name, None)
         if name in _REDUCTIONS and len(args) == 1 and out.dtype == args[0].dtype:
             return functools.partial(_REDUCTIONS[name].reduce, args[0], **{"axis": None, **kwargs}, out=out)
-        if isinstance(function, numpy.ufunc) and name != "pow":  # a square by the operator is not numpy.power
+        if isinstance(function, numpy.ufunc):
             dtype = next(a.dtype for a in args if isinstance(a, numpy.ndarray))
             if dtype.kind == "f":  # what is made of a number here need not be made in every call
                 args = tuple(a if isinstance(a, numpy.ndarray) else numpy.asarray(a, dtype) for a in args)
@@ -96,10 +99,11 @@ class NumpyBackend(Replaying):
 
     def take_into(self, out: Any, rows: Rows, start: int, stop: int) -> None:
         """Without a copy in between, where the dtype is the same."""
-        if isinstance(rows.index, slice) or rows.source.dtype != out.dtype:
+        source = rows.source
+        if isinstance(rows.index, slice) or source.dtype != out.dtype or not source.flags.c_contiguous:
             super().take_into(out, rows, start, stop)
         else:  # the numbers of the rows are portnn's own; mode="raise" would gather into a buffer first
-            numpy.take(rows.source, rows.index[start:stop], axis=0, out=out, mode="clip")
+            source.take(rows.index[start:stop], axis=0, out=out, mode="clip")
 
     def memory(self, a: Any) -> tuple[int, Any]:
         """As NumPy says it."""
@@ -107,7 +111,7 @@ class NumpyBackend(Replaying):
 
     def writes_to(self, part: Any, instead_of: Any) -> bool:
         """Members are multiplied one after the other, wherever each of them lies."""
-        return part.strides[-2:] == instead_of.strides[-2:]
+        return bool(part.strides[-2:] == instead_of.strides[-2:])
 
     def shares_memory(self, a: Any, b: Any) -> bool:
         """By the bounds: what one operation has just allocated lies in nobody else's."""

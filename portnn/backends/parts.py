@@ -72,6 +72,14 @@ class Parts:
         """The functions of the library, which know parts."""
         return _namespace(array_namespace(self.parts[0]))
 
+    def goes_with(self, a: Any) -> bool:
+        """Whether an operand can be taken part by part: a number, a vector, or one number for each vector."""
+        shape = getattr(a, "shape", None)  # which classes, dtypes among them, have as a descriptor
+        if isinstance(a, Parts) or not isinstance(shape, tuple) or not shape:
+            return True
+        vector = shape[-1] == self.shape[-1] and len(shape) in (1, self.ndim)
+        return vector or shape == (1,) or (shape[-1] == 1 and len(shape) == self.ndim)
+
     def flat(self) -> list[Array]:
         """Return the parts as vectors."""
         xp, lead = array_namespace(self.parts[0]), self.shape[:-1]
@@ -116,7 +124,7 @@ def _each(function: Callable[..., Array], args: tuple[Any, ...], kwargs: dict[st
     kwargs = kwargs or {}
     given = [a for a in args if isinstance(a, Parts)]
     first, shapes = given[0], given[0].shapes
-    if any((a.shapes, a.lead) != (shapes, first.lead) for a in given):
+    if any((a.shapes, a.lead) != (shapes, first.lead) for a in given) or not all(map(first.goes_with, args)):
         return function(*map(joined, args), **kwargs)
     n, lead = first.shape[-1], first.lead
 

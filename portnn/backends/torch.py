@@ -135,31 +135,33 @@ class TorchBackend(Replaying):
         """Return the recorded steps, replayed without autograd's bookkeeping; on a GPU, CUDA graphs of many steps."""
         import torch
 
-        on_gpu = self.device.type == "cuda"
-        run = (
-            GraphChunk(self, step, steps, batch_size, self._capture)
-            if on_gpu
-            else super().compile_chunk(step, steps, batch_size)
-        )
-        return torch.no_grad()(run)
+        if self.device.type == "cuda":
+            return torch.no_grad()(GraphChunk(self, step, steps, batch_size, self._capture).__call__)
+        return torch.no_grad()(super().compile_chunk(step, steps, batch_size))
 
     @property
     def replays(self) -> bool:  # type: ignore[override]
         """On the CPU, where little is gained by a function of the user's being compiled."""
-        return self.device.type != "cuda"
+        return bool(self.device.type == "cpu")
 
     def _capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        """Capture what ``body`` launches; run once before on a stream of its own, as cuBLAS wants it."""
+        """Capture what ``body`` launches; run once before on the same stream, as cuBLAS wants it."""
         import torch
 
-        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            body()
-        current.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            body()
+        with torch.cuda.device(self.device):
+            stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                body()
+            current.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    body()
+            except BaseException:  # a capture that ends badly leaves its stream the current one
+                torch.cuda.set_stream(current)
+                torch.cuda.synchronize()
+                raise
         return graph.replay
 
     # -- replay -----------------------------------------------------------------------------------------------
