@@ -53,6 +53,8 @@ class Chunks:
         try:
             return self._ready[shape](state, chunk, rows)
         except Exception as error:
+            if self.how is True:
+                error.add_note(f"{self.who}: compile=True; compile='auto' or False runs steps as they are written")
             if self._loop or self.how is True or self.backend.ran_out_of_memory(error):
                 raise
             self._loop, self._ready = True, {}

@@ -243,8 +243,9 @@ def indexing(y, t):
     [(peeking, "looks at the values"), (noisy, "differs from the step itself"), (indexing, "an array indexed by")],
 )
 def test_what_stands_in_the_way_is_said(replaying, loss, said):
-    with pytest.raises(NotRecordedError, match=said):
+    with pytest.raises(NotRecordedError, match=said) as caught:
         trained(replaying, True, loss=Loss("own", loss, "classes"))
+    assert caught.value.__notes__ == ["fit: compile=True; compile='auto' or False runs steps as they are written"]
 
 
 @pytest.mark.parametrize("loss", [peeking, indexing])
