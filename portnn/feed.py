@@ -18,15 +18,15 @@ CHUNK_ROWS = 8192  # rows moved or evaluated at once: a few MB, so that memory s
 def rows_per_chunk(n_params: int) -> int:
     """Return how many samples to train on between two looks of the host: fewer where a network takes longer.
 
-    So Ctrl-C, the progress bar and a NaN wait for less than a second, and the reads of small networks do not show.
+    So Ctrl-C, the progress bar and a NaN wait for about a second, and what a chunk costs by itself does not show.
 
     Examples
     --------
     >>> rows_per_chunk(100), rows_per_chunk(100_000), rows_per_chunk(10**9)
-    (65536, 40000, 8192)
+    (65536, 65536, 8192)
 
     """
-    return max(CHUNK_ROWS, min(65536, 4 * 10**9 // n_params))
+    return max(CHUNK_ROWS, min(65536, 16 * 10**9 // n_params))
 
 
 class Feed:
