@@ -55,9 +55,7 @@ def relu(z: Array, zero: Array | None = None) -> Pair:
     y = xp.maximum(z, zero)
 
     def vjp(dy: Array) -> tuple[Array, ...]:
-        dz = xp.astype(y > zero, y.dtype)
-        dz *= dy
-        return (dz,)
+        return (dy * xp.astype(y > zero, y.dtype),)
 
     return y, vjp
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from portnn.backends import Array
-from portnn.backends.base import Rows, State, Step, batch_at
+from portnn.backends.base import Rows, State, Step, batch_at, summed
 from portnn.mlp import MLP
 from portnn.primitives import linear
 
@@ -24,9 +24,10 @@ def first_non_finite(
         part = batch_at(chunk, k * batch_size, (k + 1) * batch_size)
         trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
         trial, metrics = step(trial, part, model.backend.scalars(rows[k], trial["params"].dtype))
-        if not _finite(model, metrics["loss"]) or not _finite(model, trial["params"]):
-            off = _members_off(model, trial["params"], metrics["loss"])
-            before, after, loss = state["params"], trial["params"], metrics["loss"]
+        loss = summed(metrics)["loss"]
+        if not _finite(model, loss) or not _finite(model, trial["params"]):
+            off = _members_off(model, trial["params"], loss)
+            before, after = state["params"], trial["params"]
             if off:
                 before, after = before[off[0], ...], after[off[0], ...]
                 loss = loss[off[0], ...] if loss.ndim else loss  # a loss of the user's may be one for all members

@@ -221,30 +221,31 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
     def judge(params: Array, batch: Batch) -> Metrics:
         y, weight = forward(layers, params, batch["x"])[0], batch.get("weight")
         values, _ = unpacked(loss.pair(y, batch["t"], **options), "loss")
-        if values.ndim < y.ndim - 1:  # a user's loss that has taken the mean itself
-            if weight is not None:
-                raise ValueError(f"loss {loss.name!r} returns one number per batch: sample weights need one per sample")
-            values = values * y.shape[-2]
-        else:
-            values = namespace(values).sum(values if weight is None else values * weight, axis=-1)
-        extra = {} if weight is None else {"weight": namespace(weight).sum(weight)}
-        return {"loss": values, **extra, **count(y, batch["t"])}
+        per_sample = count(y, batch["t"])
+        if values.ndim == y.ndim - 1:
+            per_sample["loss"] = values if weight is None else values * weight
+        elif weight is not None:
+            raise ValueError(f"loss {loss.name!r} returns one number per batch: sample weights need one per sample")
+        if weight is not None:
+            per_sample["weight"] = weight
+        sums = {name: namespace(a).sum(a, axis=-1) for name, a in per_sample.items()}
+        return sums if "loss" in sums else {**sums, "loss": values * y.shape[-2]}  # a loss that takes the mean itself
 
     return model.backend.compiled(Pure(judge, known or None))
 
 
 def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
-    """Return the function (y, t) -> {"accuracy": number of right answers}, or of nothing for a loss without classes."""
+    """Return the function (y, t) -> {"accuracy": 1 for each right answer}, or of nothing for a loss without classes."""
 
     def classes(y: Array, t: Array) -> Metrics:
         xp = namespace(y)
         labels = xp.argmax(t, axis=-1) if t.dtype == y.dtype else t
-        return {"accuracy": xp.sum(xp.astype(xp.argmax(y, axis=-1) == labels, y.dtype), axis=-1)}
+        return {"accuracy": xp.astype(xp.argmax(y, axis=-1) == labels, y.dtype)}
 
     def binary(y: Array, t: Array) -> Metrics:
         xp = namespace(y)
         right = xp.astype((y > 0.0) == (t > 0.5), y.dtype)
-        return {"accuracy": xp.sum(xp.mean(right, axis=-1), axis=-1)}
+        return {"accuracy": xp.mean(right, axis=-1)}
 
     return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -12,10 +11,10 @@ from portnn import checks, model_file
 from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
-from portnn.losses import Loss, get_loss, penalty
-from portnn.members import chosen, column
+from portnn.losses import Loss, get_loss
+from portnn.members import chosen
 from portnn.network import forward, weights_of
-from portnn.objective import Objective, make_objective
+from portnn.objective import Objective, losses_of, make_objective
 from portnn.primitives import Pair
 
 
@@ -282,15 +281,7 @@ class MLP:
 
         ``weight`` is ``(batch,)`` or None. The function checks nothing.
         """
-        l1, l2 = (checks.check_penalty(who, name, value, self.members) for name, value in (("l1", l1), ("l2", l2)))
-        pair = get_loss(loss).pair
-        if output_share is not None:
-            pair = functools.partial(pair, output_share=output_share)
-        extra = None
-        if l1 or l2:
-            l1, l2 = self.backend.scalars((column(l1), column(l2)), self._params.dtype)
-            extra = functools.partial(penalty, decayed=self.decayed(), l1=l1, l2=l2)
-        return make_objective(self.layers, pair, self._params, extra)  # which keeps no model alive
+        return make_objective(losses_of(self, loss, output_share, l1, l2, who), self._params)
 
     def _check(self, x: Any, who: str) -> None:
         """Look at the metadata of ``x`` alone."""

@@ -1,55 +1,90 @@
-"""What is minimized in training: the loss of a batch and its gradient, as one pure function of the parameters."""
+"""What is minimized in training: the losses of a batch and the gradient, as one pure function of the parameters."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from portnn.backends import Array, device, namespace
+from portnn.checks import check_penalty
 from portnn.layout import Layer
-from portnn.losses import weighted_mean
+from portnn.losses import get_loss, penalty, weighted_mean
+from portnn.members import column
 from portnn.network import forward
 from portnn.primitives import unpacked
 
+if TYPE_CHECKING:
+    from portnn.mlp import MLP
+
 Objective = Callable[..., tuple[Array, Array, Array]]
+Losses = Callable[..., tuple[Array, Array | None, Array, Array]]
 
 
-def make_objective(
+def make_losses(
     layers: tuple[Layer, ...],
     pair: Callable[..., Any],
     like: Array,
     extra: Callable[[Array], tuple[Array, Array]] | None,
-) -> Objective:
-    """Return the function (params, x, t, weight) -> (loss, grad, outputs).
+) -> Losses:
+    """Return the function (params, x, t, weight) -> (losses, penalty, grad, outputs).
 
-    ``pair`` is the loss, ``like`` an array with the dtype and device of the parameters, ``extra`` gives the penalty on
-    the parameters and its gradient. Constants are made here, once, so that a step makes no look-ups and no uploads.
-    ``weight`` is ``(batch,)`` or None. Nothing is checked.
+    ``losses`` is one number per sample, ``(..., batch)``, or one for all of them, ``(...)``, where a loss of the user's
+    takes the mean itself; ``grad`` is the gradient of their weighted mean plus the penalty. ``pair`` is the loss,
+    ``like`` an array with the dtype and device of the parameters, ``extra`` gives the penalty on the parameters and its
+    gradient. Constants are made here, once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)``
+    or None. Nothing is checked.
     """
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))
     one = xp.ones((1,), dtype=like.dtype, device=device(like))
     tiny = float(xp.finfo(like.dtype).smallest_normal)
 
-    def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+    def losses(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array | None, Array, Array]:
         y, pullback = forward(layers, params, x, zero=zero, input_gradient=False)
         values, loss_pullback = unpacked(pair(y, t), "loss")
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
         if values.ndim == y.ndim - 1:
-            if weight is None:
-                value, share = weighted_mean(values, one, y.shape[-2])
-            else:  # a batch whose weights are all 0 has loss 0 and no gradient
-                value, share = weighted_mean(values, weight, namespace(weight).sum(weight) + tiny)
-        elif weight is None:  # a user's loss that has taken the mean itself
-            value, share = values, namespace(values).ones_like(values)
+            # a batch whose weights are all 0 has no gradient
+            share = one / y.shape[-2] if weight is None else weight / (namespace(weight).sum(weight) + tiny)
+        elif weight is None:
+            share = namespace(values).ones_like(values)
         else:
             raise ValueError(f"loss {pair!r} returns one number per batch: sample weights need one per sample")
         dy = loss_pullback(share)
         grad, _ = pullback(dy[0] if isinstance(dy, tuple) else dy)
-        if extra is not None:
-            penalty, slope = extra(params)
-            value, grad = value + penalty, grad + slope
-        return value, grad, y
+        if extra is None:
+            return values, None, grad, y
+        more, slope = extra(params)
+        return values, more, grad + slope, y
+
+    return losses
+
+
+def losses_of(model: MLP, loss: Any, output_share: Array | None, l1: Any, l2: Any, who: str) -> Losses:
+    """Return :func:`make_losses` for a model, with its penalty; what is returned keeps no model alive."""
+    l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
+    pair, extra = get_loss(loss).pair, None
+    if output_share is not None:
+        pair = functools.partial(pair, output_share=output_share)
+    if l1 or l2:
+        l1, l2 = model.backend.scalars((column(l1), column(l2)), model.params.dtype)
+        extra = functools.partial(penalty, decayed=model.decayed(), l1=l1, l2=l2)
+    return make_losses(model.layers, pair, model.params, extra)
+
+
+def make_objective(losses: Losses, like: Array) -> Objective:
+    """Return the function (params, x, t, weight) -> (loss, grad, outputs): the weighted mean of such losses."""
+    xp = namespace(like)
+    one = xp.ones((1,), dtype=like.dtype, device=device(like))
+    tiny = float(xp.finfo(like.dtype).smallest_normal)
+
+    def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+        value, more, grad, y = losses(params, x, t, weight)
+        if value.ndim == y.ndim - 1:
+            total = y.shape[-2] if weight is None else namespace(weight).sum(weight) + tiny
+            value, _ = weighted_mean(value, one if weight is None else weight, total)
+        return value if more is None else value + more, grad, y
 
     return objective

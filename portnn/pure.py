@@ -19,6 +19,8 @@ class Pure:
     ``key`` holds all that the function depends on; None where that cannot be known, as with functions of the user's,
     and the function is then equal to itself alone. Of a training step ``shapes`` are those of the weights and biases
     that the vector of parameters consists of, and ``members`` is the number of them, None for a single network.
+    ``split`` is None, or the step in two: one that returns the outputs in the place of metrics, and the function
+    (outputs, batch) -> metrics, which can then be called for many steps at once.
     """
 
     def __init__(
@@ -27,8 +29,9 @@ class Pure:
         key: Hashable | None,
         shapes: tuple[tuple[int, ...], ...] = (),
         members: int | None = None,
+        split: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
     ) -> None:
-        self.run, self.key, self.shapes, self.members = run, key, shapes, members
+        self.run, self.key, self.shapes, self.members, self.split = run, key, shapes, members, split
 
     def __call__(self, *args: Any) -> Any:
         """Run it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Hashable, Sequence
@@ -19,6 +20,7 @@ from portnn.evaluation import counter
 from portnn.losses import Loss
 from portnn.members import check_members
 from portnn.mlp import MLP
+from portnn.objective import losses_of
 from portnn.optimizers import Optimizer
 from portnn.pure import Pure, name_of, network_key
 
@@ -89,6 +91,7 @@ def make_step(
     """Return the pure training step (state, batch, h) -> (state, metrics).
 
     ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
+    Metrics are one number per sample, ``(..., batch)``.
     """
     backend, like = model.backend, model.params
     for name in getattr(optimizer, "per_member", ()):
@@ -96,29 +99,45 @@ def make_step(
     l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
     decayed, count = model.decayed(), counter(loss)
     share = None if output_share is None else backend.asarray(output_share, like.dtype)
-    objective = model.objective(loss, output_share=share, l1=l1, l2=l2, who=who)
+    losses = losses_of(model, loss, share, l1, l2, who)
+    pair = loss.pair if share is None else functools.partial(loss.pair, output_share=share)
     by_value, by_norm = (_limit(model, limit) for limit in (clip_value, clip_norm))
 
-    def step(state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
+    def advance(state: State, batch: Batch, h: Any) -> tuple[State, Array, Array]:
         weight = batch.get("weight")
         params, rest = state["params"], {name: a for name, a in state.items() if name != "params"}
-        value, grad, y = objective(params, batch["x"], batch["t"], weight)
+        loss_of, penalty, grad, y = losses(params, batch["x"], batch["t"], weight)
         if by_value is not None:
             grad = clip_by_value(grad, by_value)
         if by_norm is not None:
             grad = clip_by_norm(grad, by_norm)
         params, rest = optimizer.update(params, grad, rest, h, decayed)
-        total = y.shape[-2] if weight is None else namespace(weight).sum(weight)
-        metrics = {"loss": value * total, **count(y, batch["t"])}
-        if weight is not None:
-            metrics["weight"] = total
-        return {"params": params, **rest}, metrics
+        if loss_of.ndim < y.ndim - 1:
+            loss_of = namespace(y).broadcast_to(loss_of[..., None], y.shape[:-1])
+        return {"params": params, **rest}, loss_of if penalty is None else loss_of + penalty[..., None], y
+
+    def step(state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
+        state, loss_of, y = advance(state, batch, h)
+        return state, per_sample(loss_of, y, batch)
+
+    def outputs(state: State, batch: Batch, h: Any) -> tuple[State, Array]:
+        state, _, y = advance(state, batch, h)
+        return state, y
+
+    def judge(y: Array, batch: Batch) -> Metrics:
+        return per_sample(pair(y, batch["t"])[0], y, batch)
+
+    def per_sample(loss_of: Array, y: Array, batch: Batch) -> Metrics:
+        weight = batch.get("weight")
+        weighted = {"loss": loss_of} if weight is None else {"loss": loss_of * weight, "weight": weight}
+        return {**weighted, **count(y, batch["t"])}
 
     numbers = (clip_value, clip_norm, l1, l2, None if output_share is None else output_share.tobytes())
-    network, pair, update = network_key(model), name_of(loss.pair), _update(optimizer)
-    known = network and pair and update and (network, pair, loss.kind, update, numbers)
+    network, name, update = network_key(model), name_of(loss.pair), _update(optimizer)
+    known = network and name and update and (network, name, loss.kind, update, numbers)
     shapes = [((a.fan_in, a.fan_out), *(((a.fan_out,),) if a.bias is not None else ())) for a in model.layers]
-    return Pure(step, known or None, tuple(itertools.chain(*shapes)), model.members)
+    split = (outputs, judge) if known and not (l1 or l2) else None
+    return Pure(step, known or None, tuple(itertools.chain(*shapes)), model.members, split)
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:

@@ -200,9 +200,9 @@ def _run(
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
     try:
+        upcoming = random.order(seed, 0, feed.n) if shuffle else None
         for epoch in range(epochs):
-            began, sums = time.perf_counter(), None
-            order = random.order(seed, epoch, feed.n) if shuffle else None
+            began, sums, order = time.perf_counter(), None, upcoming
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
                 chunk = feed.chunk(here if order is None else order[here])
@@ -211,6 +211,8 @@ def _run(
                 before = copied(backend, state)
                 try:
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
+                    if here.stop == feed.n and order is not None and epoch + 1 < epochs:
+                        upcoming = random.order(seed, epoch + 1, feed.n)  # while the device is at work
                     total, finite = read_back(backend, metrics, state["params"])
                 except Exception as error:
                     if backend.ran_out_of_memory(error):

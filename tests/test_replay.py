@@ -12,7 +12,7 @@ import portnn
 import portnn.backends
 from portnn.backends import HOST, namespace
 from portnn.backends.base import Rows
-from portnn.backends.replay import NotRecordedError, Tape
+from portnn.backends.tape import NotRecordedError, Tape
 from portnn.losses import Loss, cross_entropy, get_loss
 from portnn.step import Chunks, make_step
 
@@ -210,6 +210,54 @@ def test_memory_is_used_again(replaying):
     memory = {replaying.backend.memory(call.out)[0] for call in hidden}
     assert len(hidden) >= 3 * 12
     assert len(memory) < 2 * len(hidden) / 3
+
+
+def test_what_no_product_needs_is_kept_out_of_its_memory(replaying):
+    """It is in the caches of all cores, and slow to write to."""
+    run, arguments, _ = recorded(replaying, sizes=(6, *[7] * 12, 3), optimizer=portnn.SGD(0.1))
+    replay = getattr(run, "__wrapped__", run)
+    run(*arguments)
+    address = replaying.backend.memory
+    products = [call for call in replay.tape.calls if call.name == "matmul"]
+    masks = [call for call in replay.tape.calls if call.name == "astype" and tuple(call.out.shape) == (BATCH, 7)]
+    shared = {address(a)[0] for call in products for a in (*call.args, call.out)}
+    assert len(masks) == 12
+    assert not shared & {address(call.out)[0] for call in masks}
+
+
+def test_a_result_is_written_over_what_is_not_needed_any_more(replaying):
+    """But not where the same memory is read in another order, which torch refuses and NumPy does in a copy."""
+
+    def step(state, batch, h):
+        xp, params = namespace(batch["x"]), state["params"]
+        a = batch["x"] * 2.0
+        b = a + 1.0  # a is needed below
+        c = b * b  # b is not
+        d = a + a[::1, ...] + c  # nor c; the middle is a and a view that is all of it
+        e = d + xp.matrix_transpose(d)
+        f = e - e[:, :1]
+        return {"params": params + xp.sum(f, axis=0)}, {"loss": f[:, 0]}
+
+    x = RNG.standard_normal((5 * BATCH, BATCH))
+    chunk = {"x": Rows(replaying.backend, replaying.make(x))}
+    fresh = {"params": replaying.make(np.zeros(BATCH), given_up=True)}
+    run = replaying.backend.compile_chunk(step, 5, BATCH)
+    state, metrics = run(dict(fresh), chunk, [(0.0,)] * 5)
+    plain, expected = replaying.backend.loop_chunk(step, 5, BATCH)(
+        {"params": replaying.make(np.zeros(BATCH))}, chunk, [(0.0,)] * 5
+    )
+    assert_same(replaying.to_numpy(state["params"]), replaying.to_numpy(plain["params"]))
+    assert_same(replaying.to_numpy(metrics["loss"]), replaying.to_numpy(expected["loss"]))
+    replay = getattr(run, "__wrapped__", run)
+    a, b, c, *rest = (call for call in replay.tape.calls if call.name in ("multiply", "add", "subtract"))
+    same = replay.tape.same
+    assert same(b.out, c.out)
+    assert not same(a.out, b.out)
+    middle, d, e, f = rest[:4]
+    assert same(middle.out, a.out)
+    assert same(d.out, middle.out) or same(d.out, c.out)
+    assert not same(e.out, d.out)
+    assert not same(f.out, e.out)
 
 
 # -- what cannot be recorded ------------------------------------------------------------------------------------------

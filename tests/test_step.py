@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
-from tolerances import assert_same
+from tolerances import assert_same, assert_within, few_steps
 
 import portnn
 from portnn.losses import cross_entropy, get_loss
@@ -130,3 +130,56 @@ def test_what_is_kept_compiled_keeps_no_model_alive():
         del model
     gc.collect()
     assert [ref() for ref in alive] == [None, None]
+
+
+TARGETS = np.random.default_rng(5).random((12, 3))
+JUDGED = {
+    "cross_entropy": (np.arange(12) % 3, None, None),
+    "binary_cross_entropy": ((TARGETS > 0.5).astype("float64"), None, None),
+    "mse": (TARGETS, None, np.asarray([0.5, 0.25, 0.25])),
+    "huber": (TARGETS, np.linspace(0.0, 2.0, 12), None),
+    "poisson": (TARGETS, np.linspace(0.5, 2.0, 12), np.asarray([0.5, 0.25, 0.25])),
+}
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("loss", JUDGED)
+def test_a_step_in_two_judges_as_the_step_does(loss, members):
+    t, weight, share = JUDGED[loss]
+    model = portnn.MLP([4, 3], dtype="float64", members=members, seed=1)
+    step = make_step(model, get_loss(loss), portnn.SGD(0.1), output_share=share)
+    batch = {"x": np.random.default_rng(6).standard_normal((12, 4)), "t": t}
+    batch |= {} if weight is None else {"weight": weight}
+    h = portnn.SGD(0.1).row(0)
+    after, expected = step({"params": model.params.copy()}, batch, h)
+    outputs, judge = step.split
+    state, y = outputs({"params": model.params.copy()}, batch, h)
+    assert_same(state["params"], after["params"])
+    found = judge(y, {name: a for name, a in batch.items() if name != "x"})
+    assert list(found) == list(expected)
+    for name, a in expected.items():
+        assert_same(found[name], a)
+
+
+def test_a_step_with_a_penalty_or_a_function_of_the_users_is_in_one_piece():
+    assert step_of().split is not None
+    assert step_of(step={"l1": 0.1}).split is step_of(step={"l2": 0.1}).split is None
+    assert step_of(model={"activation": own_activation}).split is None
+
+
+@pytest.mark.parametrize("most", [0, 2**22])
+def test_jax_judges_steps_at_once_or_one_by_one(most, monkeypatch):
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    from portnn.backends import jax as driver
+
+    at_once, vmap = [], jax.vmap
+    monkeypatch.setattr(driver, "MOST_KEPT", most)
+    monkeypatch.setattr(driver, "_compiled", functools.lru_cache(driver._compiled.__wrapped__))
+    monkeypatch.setattr(jax, "vmap", lambda judge: at_once.append(judge) or vmap(judge))
+    x, t = np.random.default_rng(7).standard_normal((50, 4)).astype("float32"), np.arange(50) % 3
+    options = {"optimizer": portnn.Adam(0.01), "epochs": 2, "batch_size": 8, "sample_weight": np.linspace(0, 1, 50)}
+    history = portnn.fit(portnn.MLP([4, 5, 3], backend="jax"), x, t, **options, progress=False)
+    expected = portnn.fit(portnn.MLP([4, 5, 3]), x, t, **options, progress=False)
+    assert bool(at_once) == (most > 0)
+    assert history["accuracy"] == expected["accuracy"]
+    assert_within(np.asarray(history["loss"]), np.asarray(expected["loss"]), few_steps(expected["loss"], "float32"))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy
+from array_api_compat import array_namespace
 
 from portnn.errors import BackendError
 
@@ -56,6 +57,11 @@ class Rows:
         here = slice(index.start + start, index.start + stop) if isinstance(index, slice) else index[start:stop]
         rows = self.backend.take(self.source, here)
         return rows if self.dtype is None or rows.dtype == self.dtype else self.backend.xp.astype(rows, self.dtype)
+
+
+def summed(metrics: Metrics) -> Metrics:
+    """Sum metrics over the samples, which are the last axis."""
+    return {name: array_namespace(m).sum(m, axis=-1) for name, m in metrics.items()}
 
 
 def batch_at(chunk: dict[str, Rows], start: int, stop: int) -> Batch:
@@ -210,8 +216,9 @@ class Backend:
         """Return a function that runs ``steps`` training steps over one chunk of data, as fast as the library can.
 
         ``run(state, chunk, rows) -> (state, metrics)``: every entry of ``chunk`` has ``steps * batch_size`` rows,
-        ``rows`` is one row of host scalars per step, and the metrics come back summed over the steps. ``state`` is
-        given up by the caller, and what is returned holds until the next run. This one is the plain loop.
+        ``rows`` is one row of host scalars per step, and the metrics, of which a step returns one number per sample,
+        come back summed over samples and steps. ``state`` is given up by the caller, and what is returned holds until
+        the next run. This one is the plain loop.
         """
         return self.loop_chunk(step, steps, batch_size)
 
@@ -228,7 +235,7 @@ class Backend:
                 h = self.scalars(rows[k], state["params"].dtype)
                 state, metrics = step(state, batch_at(chunk, k * batch_size, (k + 1) * batch_size), h)
                 total = {name: total[name] + m for name, m in metrics.items()} if total else metrics
-            return state, total
+            return state, summed(total)
 
         return run
 

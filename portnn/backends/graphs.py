@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Batch, Metrics, Rows, State, Step, dtype_name, table
+from portnn.backends.base import Array, Backend, Batch, Metrics, Rows, State, Step, dtype_name, summed, table
 
 LONGEST = 256  # steps in one graph: some 12,000 nodes
 AGREEMENT = 1e-4  # of a replayed step with the step itself, relative to the largest number; products may differ
@@ -51,7 +51,7 @@ class GraphChunk:
             length = min(self.length, self.steps - start)
             self._load(chunk, scalars, start, length)
             self.launches[length]()
-        return dict(self.state), self._copies(self.totals)
+        return dict(self.state), summed(self.totals)
 
     def _load(self, chunk: dict[str, Rows], scalars: Array, start: int, length: int) -> None:
         """Bring the samples and scalars of some steps to their memory."""

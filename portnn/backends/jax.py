@@ -14,6 +14,8 @@ from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, St
 from portnn.backends.parts import Parts, joined
 from portnn.errors import BackendError, reason
 
+MOST_KEPT = 2**22  # outputs of a chunk
+
 
 class JaxBackend(Backend):
     """JAX on the CPU or on an accelerator."""
@@ -151,6 +153,10 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
     # an optimizer of the user's may ask anything of the vector, so it gets one
     shapes = tuple(getattr(step, "shapes", ())) if getattr(step, "key", None) is not None else ()
     n_params = sum(map(math.prod, shapes))
+    # losses and right answers of all steps at once are cheaper, if the outputs are not too many to be kept
+    split = getattr(step, "split", None)
+    kept = steps * batch_size * shapes[-1][-1] * (getattr(step, "members", None) or 1) if shapes else 0
+    advance, judge = split if split and kept <= MOST_KEPT else (step, None)
 
     def in_parts(state: State) -> State:
         """Hold the vectors of the state in the parts that the network cuts them into."""
@@ -165,20 +171,24 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
     def parts(a: Any) -> tuple[Array, ...]:
         return (a if isinstance(a, Parts) else Parts.cut(a, shapes)).parts
 
+    def gathered(sources: Batch, here: Batch, wanted: dict[str, Any]) -> Batch:
+        batch = {name: a.at[here[name]].get(mode="promise_in_bounds") for name, a in sources.items()}
+        return {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}
+
     def scan(state: State, sources: Batch, index: Batch, rows: Array, dtypes: Any) -> tuple[State, Metrics]:
         wanted = dict(dtypes)
 
-        def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Metrics]:
+        def body(state: State, row: tuple[Batch, Array]) -> tuple[State, Any]:
             here, h = row
-            batch = {name: a.at[here[name]].get(mode="promise_in_bounds") for name, a in sources.items()}
-            batch = {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}
-            state, metrics = step(whole(state), batch, h)
-            return in_parts(state), metrics
+            batch = gathered(sources, here, wanted)
+            state, seen = advance(whole(state), batch, h)
+            return in_parts(state), seen
 
-        split = {name: a.reshape(steps, batch_size) for name, a in index.items()}
-        state, metrics = jax.lax.scan(body, in_parts(state), (split, rows), unroll=min(unroll, steps))
+        here = {name: a.reshape(steps, batch_size) for name, a in index.items()}
+        state, seen = jax.lax.scan(body, in_parts(state), (here, rows), unroll=min(unroll, steps))
+        metrics = seen if judge is None else jax.vmap(judge)(seen, gathered(sources, here, wanted))
         return {name: joined(a) for name, a in whole(state).items()}, {
-            name: m.sum(axis=0) for name, m in metrics.items()
+            name: m.sum(axis=(0, -1)) for name, m in metrics.items()
         }
 
     return jax.jit(scan, donate_argnums=0, static_argnums=4)

@@ -11,7 +11,8 @@ import array_api_compat.numpy as xp
 import numpy
 
 from portnn.backends.base import Backend, Rows
-from portnn.backends.replay import Call, Replaying
+from portnn.backends.replay import Replaying
+from portnn.backends.tape import Call
 from portnn.errors import BackendError
 
 _REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}

@@ -11,7 +11,8 @@ import numpy
 
 from portnn.backends.base import Array, Backend, Chunk, Rows, Step
 from portnn.backends.graphs import GraphChunk
-from portnn.backends.replay import Call, Replaying
+from portnn.backends.replay import Replaying
+from portnn.backends.tape import Call
 from portnn.errors import BackendError, reason
 
 
