@@ -19,6 +19,7 @@ from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.evaluation import ensemble_predict, evaluate, predict
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from portnn.scaling import Rescale, Standardize
 from portnn.training import History, fit
 
 __version__ = "0.1.0"
@@ -33,6 +34,8 @@ __all__ = [
     "History",
     "NonFiniteError",
     "RMSprop",
+    "Rescale",
+    "Standardize",
     "activations",
     "backends",
     "datasets",

@@ -9,6 +9,7 @@ import numpy
 
 from portnn.backends import Array
 from portnn.backends.base import Rows, State, Step, batch_at, summed
+from portnn.layout import placed
 from portnn.mlp import MLP
 from portnn.primitives import linear
 
@@ -45,9 +46,13 @@ def _members_off(model: MLP, params: Array, loss: Array) -> tuple[int, ...]:
 
 
 def _where(model: MLP, params: Array, updated: Array, loss: Array, x: Array) -> str:
+    before, after = placed(model.layers, params)
+    x = x if before is None else before(x)[0]
     for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
         z, _ = linear(x, weight, None if layer.bias is None else params[..., layer.bias])
         x, _ = layer.activation(z)
+        if after is not None and layer is model.layers[-1]:
+            x, _ = after(x)
         if not _finite(model, z) or not _finite(model, x):
             return f"the outputs of layer {i} are NaN or infinity"
     if not _finite(model, loss):

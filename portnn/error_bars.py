@@ -18,9 +18,11 @@ import numpy
 
 from portnn.activations import Activation
 from portnn.backends import HOST, Array
+from portnn.layout import placed
 from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.network import forward
+from portnn.scaling import Placed
 
 # Errors of equal samples, or through units that are alike, are equal and do not average out. They are a tenth of their
 # bars or less, so this share of their plain sum is added to the root of the squares: over units, and over samples.
@@ -54,7 +56,16 @@ def reference(model: MLP, x: Array, t: Array, loss: Loss) -> Exact:
     found: Exact = {}
     params = model.backend.to_numpy(model.params).astype(wide)
     a, ea, layers = x.astype(wide), xp.zeros(x.shape, dtype=wide), []
+    before, after = placed(model.layers, a)
+
+    def scaled(scaling: Placed, a: Array, ea: Array) -> tuple[Array, Array]:
+        """Return p a + q and its error; p and q have one of their own."""
+        y, offset = scaling(a)[0], scaling(xp.zeros_like(a))[0]
+        return y, abs(scaling(ea)[0] - offset) + 4.0 * eps * (abs(y - offset) + abs(offset))
+
     with HOST.scope():
+        if before is not None:
+            a, ea = scaled(before, a, ea)
         for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
             z, ez = product(a, ea, weight)
             if layer.bias is not None:
@@ -65,11 +76,16 @@ def reference(model: MLP, x: Array, t: Array, loss: Loss) -> Exact:
             layers.append((layer, weight, a, ea, slope, _kinked(bent, 1e-3)))
             # A factor of z below the smallest normal number, s(z) in z s(z), may count as 0.
             a, ea = y, moved + 8.0 * eps * (abs(y) + abs(z * slope)) + 2.0 * tiny * xp.maximum(abs(z), 1.0)
+            if after is not None and layer is model.layers[-1]:
+                a, ea = scaled(after, a, ea)
             found[f"layer {i} output"] = a, ea
         values, dy, changed, turned, rounded = _loss_and_errors(loss, a, ea, t)
         found["loss"] = xp.mean(values, axis=-1), changed + 16.0 * eps * rounded
         size = (loss.kind != "values") + abs(a) + (abs(t) if t.shape == a.shape[-t.ndim :] else 0.0)
         d, ed = dy, turned + 8.0 * eps * (abs(dy) + size / a.shape[-2]) + tiny
+        if after is not None:
+            (d,), (ed,) = (after(d)[1](v) for v in (d, ed))
+            ed = abs(ed) + 4.0 * eps * abs(d)
         for i, (layer, weight, a, ea, slope, bent) in reversed(list(enumerate(layers))):
             ed = _root(ed * (abs(slope) + bent), abs(d) * bent, 8.0 * eps * abs(d) * xp.maximum(abs(slope), 1.0)) + tiny
             d = d * slope

@@ -261,14 +261,20 @@ def judged(model: MLP, judge: Callable[[Array, Batch], Metrics], feed: Feed) -> 
 
 def read_back(backend: Backend, metrics: Metrics, params: Array) -> tuple[dict[str, Any], bool]:
     """Return the metrics as host float64, and whether loss and parameters are finite: the one read of a chunk."""
-    xp = backend.xp
+    *values, flag = backend.to_numpy(backend.compiled(_TO_READ)(metrics, params)).astype("float64")
+    total = dict(zip(sorted(metrics), values, strict=True))
+    return total, bool((flag > 0.0).all() and numpy.isfinite(total["loss"]).all())
+
+
+def _to_read(metrics: Metrics, params: Array) -> Array:
+    """Return the metrics and 1 where the parameters are finite as rows of one array, in the order of their names."""
+    xp = namespace(params)
     finite = xp.astype(xp.all(xp.isfinite(params)), params.dtype)
     shape = metrics["loss"].shape
-    stacked = xp.stack([xp.broadcast_to(a, shape) for a in (*metrics.values(), finite)])
-    host = backend.to_numpy(stacked).astype("float64")
-    *values, flag = host
-    total = dict(zip(metrics, values, strict=True))
-    return total, bool((flag > 0.0).all() and numpy.isfinite(total["loss"]).all())
+    return xp.stack([xp.broadcast_to(a, shape) for a in (*(metrics[name] for name in sorted(metrics)), finite)])
+
+
+_TO_READ = Pure(_to_read, ("what is read of a chunk",))
 
 
 def means(sums: dict[str, Any], n: int) -> dict[str, Any]:

@@ -11,10 +11,14 @@ from portnn.activations import COMPARE_WITH_ZERO, Activation, get_activation
 from portnn.backends import HOST, Array
 from portnn.errors import shown
 from portnn.initializers import get_initializer
+from portnn.scaling import Placed, Scaling, check_scaling
 
 
 class Layer(NamedTuple):
-    """Where a layer's parameters stand in the flat vector, and what follows its affine map."""
+    """Where a layer's parameters stand in the flat vector, and what follows its affine map.
+
+    The first one may have a scaling of the inputs before it, and the last one a scaling of the outputs behind it.
+    """
 
     fan_in: int
     fan_out: int
@@ -22,6 +26,8 @@ class Layer(NamedTuple):
     bias: slice | None
     activation: Activation
     compares_with_zero: bool
+    before: Scaling | None = None
+    after: Scaling | None = None
 
 
 def check_sizes(sizes: Sequence[int]) -> list[int]:
@@ -61,8 +67,8 @@ def per_layer(what: str, spec: Any, n: int) -> list[Any]:
     return [spec] * n
 
 
-def layout(sizes: list[int], activation: Any, bias: Any) -> tuple[Layer, ...]:
-    """Assign each layer its slices of the flat vector."""
+def layout(sizes: list[int], activation: Any, bias: Any, inputs: Any = None, outputs: Any = None) -> tuple[Layer, ...]:
+    """Assign each layer its slices of the flat vector; the first and the last get the scalings."""
     n = len(sizes) - 1
     if isinstance(activation, Sequence) and not isinstance(activation, str):
         chosen = [*activation, "identity"] if len(activation) == n - 1 else list(activation)
@@ -82,7 +88,18 @@ def layout(sizes: list[int], activation: Any, bias: Any) -> tuple[Layer, ...]:
         plain = function.func if isinstance(function, functools.partial) else function
         place = slice(weight.stop, start) if with_bias else None
         layers.append(Layer(fan_in, fan_out, weight, place, function, plain in COMPARE_WITH_ZERO))
+    layers[0] = layers[0]._replace(before=check_scaling(inputs, "inputs", sizes[0]))
+    layers[-1] = layers[-1]._replace(after=check_scaling(outputs, "outputs", sizes[-1]))
     return tuple(layers)
+
+
+def placed(layers: tuple[Layer, ...], like: Array) -> tuple[Placed | None, Placed | None]:
+    """Return the scalings of inputs and outputs with their numbers in the dtype and on the device of ``like``."""
+    before, after = layers[0].before, layers[-1].after
+    return (
+        None if before is None else before.placed(like),
+        None if after is None else after.placed(like),
+    )
 
 
 def initial_params(layers: tuple[Layer, ...], init: list[Any], seeds: list[int]) -> Array:

@@ -10,15 +10,14 @@ from typing import Any
 from portnn import checks, model_file
 from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
+from portnn.derivatives import Derivatives
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
-from portnn.losses import Loss, get_loss
 from portnn.members import chosen
-from portnn.network import forward, weights_of
-from portnn.objective import Objective, losses_of, make_objective
-from portnn.primitives import Pair
+from portnn.network import weights_of
+from portnn.scaling import Scaling
 
 
-class MLP:
+class MLP(Derivatives):
     """A multilayer perceptron: x -> activation(x weight + bias), layer after layer; the last one gives raw outputs.
 
     Parameters
@@ -43,6 +42,9 @@ class MLP:
     members
         None for one network; M for M networks that compute together, with seeds seed, seed + 1, ...; ``model[i]`` is
         one of them.
+    inputs, outputs
+        A :class:`portnn.Standardize` or :class:`portnn.Rescale` as the first and the last layer, so that raw pixels or
+        physical units go in and come out; losses are in the units of the outputs. None leaves numbers as they are.
     matmul_precision
         ``"float32"``, or ``"tf32"`` for faster and coarser products where the device has them.
 
@@ -76,10 +78,12 @@ class MLP:
         device: Any = None,
         seed: int | Sequence[int] | None = 0,
         members: int | None = None,
+        inputs: Scaling | None = None,
+        outputs: Scaling | None = None,
         matmul_precision: str = "float32",
     ) -> None:
         self.sizes = check_sizes(sizes)
-        self.layers = layout(self.sizes, activation, bias)
+        self.layers = layout(self.sizes, activation, bias, inputs, outputs)
         self.backend = get_backend(backend, device)
         self.dtype = dtype_name(dtype)
         self.matmul_precision = one_of("matmul_precision", matmul_precision, ("float32", "tf32"))
@@ -96,7 +100,9 @@ class MLP:
         names = [describe_activation(layer.activation) for layer in self.layers]
         shared = len(set(names[:-1])) <= 1 and names[-1] == "identity"
         shown = repr((names[0] if len(names) > 1 else "identity") if shared else names)
-        extra = "" if self.members is None else f", members={self.members}"
+        scalings = {"inputs": self.layers[0].before, "outputs": self.layers[-1].after}
+        extra = "".join(f", {name}={type(s).__name__}" for name, s in scalings.items() if s is not None)
+        extra += "" if self.members is None else f", members={self.members}"
         return (
             f"MLP({self.sizes}, activation={shown}, dtype={self.dtype!r}, backend={self.backend.name!r}, "
             f"device={self.backend.device_name!r}{extra})"
@@ -145,29 +151,7 @@ class MLP:
         """Return the views of the weights in any vector like ``params``, a gradient for example."""
         return weights_of(self.layers, params)
 
-    # -- forward and backward ---------------------------------------------------------------------------------
-
-    def forward(self, params: Array, x: Array) -> Pair:
-        """Return raw outputs and the pullback ``d_params, dx = vjp(dy)`` for given parameters.
-
-        A pure function of ``params``, ``(n_params,)`` or ``(members, n_params)``, and ``x``, ``(batch, n_features)``,
-        which may be arrays of any conforming library, traced or recorded.
-        """
-        with self.scope():
-            y, pullback = forward(self.layers, params, x)
-
-        def vjp(dy: Array) -> tuple[Array, ...]:
-            with self.scope():
-                return pullback(dy)
-
-        return y, vjp
-
-    def apply(self, params: Array, x: Array) -> Array:
-        """Return the raw outputs for given parameters: the pure twin of calling the model.
-
-        Arguments as for :meth:`forward`; works under ``jax.jit`` and ``jax.grad``, and with autograd tensors.
-        """
-        return self.forward(params, x)[0]
+    # -- forward ----------------------------------------------------------------------------------------------
 
     def scope(self) -> AbstractContextManager[Any]:
         """Return the context in which this model computes: its device, and the precision of its products."""
@@ -181,107 +165,6 @@ class MLP:
         """
         with self.scope():
             return self.apply(self._params, self._input(x, "MLP"))
-
-    def vjp(self, x: Array) -> Pair:
-        """Return raw outputs y and the pullback ``d_params, dx = vjp(dy)``.
-
-        ``dy`` has the shape of y, ``d_params`` that of ``params``, ``dx`` that of ``x``.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> model = MLP([2, 1], dtype="float64")
-        >>> y, vjp = model.vjp(np.asarray([[3.0, 4.0]]))
-        >>> d_params, dx = vjp(np.asarray([[1.0]]))
-        >>> d_params, bool((dx == model.weights[0].T).all())
-        (array([3., 4., 1.]), True)
-
-        """
-        with self.scope():
-            return self.forward(self._params, self._input(x, "MLP.vjp"))
-
-    def loss_and_grad(
-        self,
-        x: Array,
-        t: Array,
-        loss: Any = "cross_entropy",
-        *,
-        sample_weight: Array | None = None,
-        class_weight: Any = None,
-        l1: float | Sequence[float] = 0.0,
-        l2: float | Sequence[float] = 0.0,
-    ) -> tuple[Array, Array]:
-        """Return the mean loss of a batch, plus l1 sum |w| + l2/2 sum w^2, and its gradient.
-
-        Parameters
-        ----------
-        x
-            ``(batch, n_features)``.
-        t
-            Integer labels ``(batch,)`` or targets ``(batch, n_outputs)``; may be a NumPy array.
-        loss
-            A name, or a pair ``values, vjp = loss(y, t)``; see :mod:`portnn.losses`.
-        sample_weight
-            ``(batch,)``, not negative: the mean divides by their sum.
-        class_weight
-            One number per class (a sequence, a mapping or ``"balanced"``) that multiplies the sample weights; for a
-            loss with many outputs and no classes, one per output.
-        l1, l2
-            Numbers of at least 0 that weigh the penalty on the weights w (biases are exempt), or one for each member.
-
-        Returns
-        -------
-        loss
-            0-d, or ``(members,)``.
-        grad
-            The shape of ``params``.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> model = MLP([2, 2], init="zeros", dtype="float64")
-        >>> loss, grad = model.loss_and_grad(np.asarray([[1.0, 2.0]]), np.asarray([0]))
-        >>> float(round(loss, 6)), grad
-        (0.693147, array([-0.5,  0.5, -1. ,  1. , -0.5,  0.5]))
-
-        """
-        with self.scope():
-            return self._loss_and_grad(x, t, get_loss(loss), sample_weight, class_weight, l1, l2)
-
-    def _loss_and_grad(
-        self, x: Array, t: Array, loss: Loss, sample_weight: Any, class_weight: Any, l1: Any, l2: Any
-    ) -> tuple[Array, Array]:
-        who, n_outputs, dtype = "loss_and_grad", self.sizes[-1], self._params.dtype
-        self._check(x, who)
-        n = checks.check_samples(who, x=x[0, ...] if x.ndim == 3 else x)
-        traced = t is not None and self.backend.owns(t) and not self.backend.is_concrete(t)
-        if self.backend.is_concrete(x) and not traced:
-            checks.check_finite(x, self.backend, self.dtype, who)
-        weight, share = sample_weight, None
-        if traced:
-            if class_weight is not None:
-                raise ValueError(f"{who}: class_weight needs the values of t, which is traced; use sample_weight")
-            t = checks.check_traced_targets(t, loss, n, n_outputs, dtype, who)
-        else:
-            host = checks.check_targets(t, loss, n, n_outputs, self.dtype, who)
-            weight = checks.check_sample_weight(sample_weight, n, who)
-            classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
-            weight, share = checks.fold_class_weights(classes, host, loss, weight, who)
-            t = self.backend.asarray(host)
-            weight = None if weight is None else self.backend.asarray(weight, dtype)
-            share = None if share is None else self.backend.asarray(share, dtype)
-        objective = self.objective(loss, output_share=share, l1=l1, l2=l2, who=who)
-        value, grad, _ = objective(self._params, self._input(x, who), t, weight)
-        return value, grad
-
-    def objective(
-        self, loss: Any, *, output_share: Array | None = None, l1: Any = 0.0, l2: Any = 0.0, who: str = "objective"
-    ) -> Objective:
-        """Return the pure function (params, x, t, weight) -> (loss, grad, outputs) that is minimized in training.
-
-        ``weight`` is ``(batch,)`` or None. The function checks nothing.
-        """
-        return make_objective(losses_of(self, loss, output_share, l1, l2, who), self._params)
 
     def _check(self, x: Any, who: str) -> None:
         """Look at the metadata of ``x`` alone."""

@@ -12,8 +12,9 @@ from portnn import storage
 from portnn.activations import describe_activation, get_activation
 from portnn.errors import FormatError
 from portnn.layout import Layer, check_sizes, layout
+from portnn.scaling import described, from_description
 
-FORMAT = 1
+FORMAT = 2  # 1, which has no scalings, is written where there are none
 _CONFIG = ("sizes", "dtype", "members", "seed", "activation", "bias")
 
 
@@ -29,14 +30,16 @@ def write(
                 "save model.params instead"
             )
     biases = [layer.bias is not None for layer in layers]
-    described = {"format": FORMAT, **config, "activation": names, "bias": biases}
+    scalings = {"inputs": described(layers[0].before), "outputs": described(layers[-1].after)}
+    scalings = {name: scaling for name, scaling in scalings.items() if scaling is not None}
+    whole = {"format": FORMAT if scalings else 1, **config, "activation": names, "bias": biases, **scalings}
     lead = params.shape[:-1]
     arrays = {
         name: params[..., place].reshape(*lead, *shape)
         for layer in range(len(layers))
         for name, place, shape in _tensors(layers, layer)
     }
-    storage.write_safetensors_file(path, arrays, {"portnn": json.dumps(described)})
+    storage.write_safetensors_file(path, arrays, {"portnn": json.dumps(whole)})
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray]:
@@ -49,10 +52,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray]:
         config = json.loads(metadata["portnn"])
         if config["format"] > FORMAT:
             raise FormatError(f"{where}: format {config['format']} > {FORMAT}; update portnn")
-        config = {name: config[name] for name in _CONFIG}
+        scalings = {name: from_description(config[name]) for name in ("inputs", "outputs") if name in config}
+        config = {name: config[name] for name in _CONFIG} | scalings
         for name in config["activation"]:
             get_activation(name)
-        layers = layout(check_sizes(config["sizes"]), config["activation"], config["bias"])
+        layers = layout(check_sizes(config["sizes"]), config["activation"], config["bias"], **scalings)
         lead = () if config["members"] is None else (config["members"],)
         wanted = [tensor for i in range(len(layers)) for tensor in _tensors(layers, i)]
     except FormatError:

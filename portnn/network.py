@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from portnn.backends import Array, device, namespace
-from portnn.layout import Layer
+from portnn.layout import Layer, placed
 from portnn.primitives import Pair, linear, unpacked
+from portnn.scaling import Placed
+
+Scalings = tuple[Placed | None, Placed | None]
 
 
 def weights_of(layers: tuple[Layer, ...], params: Array) -> tuple[Array, ...]:
@@ -16,7 +19,13 @@ def weights_of(layers: tuple[Layer, ...], params: Array) -> tuple[Array, ...]:
 
 
 def forward(
-    layers: tuple[Layer, ...], params: Array, x: Array, *, zero: Array | None = None, input_gradient: bool = True
+    layers: tuple[Layer, ...],
+    params: Array,
+    x: Array,
+    *,
+    zero: Array | None = None,
+    scalings: Scalings | None = None,
+    input_gradient: bool = True,
 ) -> Pair:
     """Return raw outputs and their pullback ``d_params, dx = vjp(dy)``.
 
@@ -28,6 +37,8 @@ def forward(
         ``(..., batch, n_features)``; another dtype than that of ``params`` is cast.
     zero
         A 0-d zero in the dtype and on the device of ``params``, for callers that run many steps.
+    scalings
+        What :func:`portnn.layout.placed` gives, for the same callers.
     input_gradient
         False leaves dx out (None stands in its place).
 
@@ -41,7 +52,10 @@ def forward(
             f"MLP: params and x have shapes {tuple(params.shape)} and {tuple(x.shape)}, expected {expected}"
         )
     zero = xp.zeros((), dtype=dtype, device=device(params)) if zero is None else zero
+    before, after = placed(layers, params) if scalings is None else scalings
     y = x if x.dtype == dtype else xp.astype(x, dtype)
+    if before is not None:
+        y, scale_back = before(y)
     pullbacks = []
     for i, (layer, weight) in enumerate(zip(layers, weights_of(layers, params), strict=True)):
         bias = None if layer.bias is None else params[..., layer.bias]
@@ -51,22 +65,28 @@ def forward(
         if y.dtype != dtype:  # an activation of the user's: a NumPy scalar in it is enough
             raise TypeError(f"MLP: the activation of layer {i} turns {dtype} into {y.dtype}; use Python numbers in it")
         pullbacks.append((affine, activation))
+    if after is not None:
+        y, unscale_back = after(y)
 
     def vjp(dy: Array) -> tuple[Array, ...]:
         if tuple(dy.shape) != tuple(y.shape):
             raise ValueError(f"MLP: dy has shape {tuple(dy.shape)}, the outputs have {tuple(y.shape)}")
         dy = dy if dy.dtype == dtype else xp.astype(dy, dtype)
         pieces: list[Array] = []
+        if after is not None:
+            (dy,) = unscale_back(dy)
         for affine, activation in reversed(pullbacks):
             dz = activation(dy)
             dy, dweight, *dbias = affine(dz[0] if isinstance(dz, tuple) else dz)
             pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias]
-        return _join(xp, pieces), dy
+        if before is not None and input_gradient:
+            (dy,) = scale_back(dy)
+        return join(xp, pieces), dy
 
     return y, vjp
 
 
-def _join(xp: Any, pieces: list[Array]) -> Array:
+def join(xp: Any, pieces: list[Array]) -> Array:
     """Concatenate along the last axis, eight at a time: more would be an upload from the host on CuPy."""
     while len(pieces) > 1:
         pieces = [

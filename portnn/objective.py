@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from portnn.backends import Array, device, namespace
 from portnn.checks import check_penalty
-from portnn.layout import Layer
+from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty, weighted_mean
 from portnn.members import column
 from portnn.network import forward
 from portnn.primitives import unpacked
-
-if TYPE_CHECKING:
-    from portnn.mlp import MLP
 
 Objective = Callable[..., tuple[Array, Array, Array]]
 Losses = Callable[..., tuple[Array, Array | None, Array, Array]]
@@ -37,17 +34,16 @@ def make_losses(
     """
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))
-    one = xp.ones((1,), dtype=like.dtype, device=device(like))
-    tiny = float(xp.finfo(like.dtype).smallest_normal)
+    share_of = shares(like)
+    scalings = placed(layers, like)
 
     def losses(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array | None, Array, Array]:
-        y, pullback = forward(layers, params, x, zero=zero, input_gradient=False)
+        y, pullback = forward(layers, params, x, zero=zero, scalings=scalings, input_gradient=False)
         values, loss_pullback = unpacked(pair(y, t), "loss")
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
         if values.ndim == y.ndim - 1:
-            # a batch whose weights are all 0 has no gradient
-            share = one / y.shape[-2] if weight is None else weight / (namespace(weight).sum(weight) + tiny)
+            share = share_of(weight, y.shape[-2])
         elif weight is None:
             share = namespace(values).ones_like(values)
         else:
@@ -62,7 +58,18 @@ def make_losses(
     return losses
 
 
-def losses_of(model: MLP, loss: Any, output_share: Array | None, l1: Any, l2: Any, who: str) -> Losses:
+def shares(like: Array) -> Callable[[Array | None, int], Array]:
+    """Return the function (weight, n) -> what each sample counts in the mean: 1 / n, or its part of the weights.
+
+    A batch whose weights are all 0 has no gradient.
+    """
+    xp = namespace(like)
+    one = xp.ones((1,), dtype=like.dtype, device=device(like))
+    tiny = float(xp.finfo(like.dtype).smallest_normal)
+    return lambda weight, n: one / n if weight is None else weight / (namespace(weight).sum(weight) + tiny)
+
+
+def losses_of(model: Any, loss: Any, output_share: Array | None, l1: Any, l2: Any, who: str) -> Losses:
     """Return :func:`make_losses` for a model, with its penalty; what is returned keeps no model alive."""
     l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
     pair, extra = get_loss(loss).pair, None

@@ -534,6 +534,41 @@ def test_embedding_formula_has_the_right_pullback():
     tolerances.assert_within(pullback(d1, d2), slopes, tolerances.central_difference(10.0))
 
 
+# -- embed_physics.py -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "array_api_strict"])
+def test_the_oscillator_is_solved(run, backend):
+    needs(backend)
+    done = run("embed_physics.py", "--backend", backend, "--steps", 1000)
+    assert (done.code, done.err) == (0, "")
+    said = r"on (\w+): mean square of the residuals ([\d.e-]+), largest error of q\(t\) ([\d.e-]+)\n"
+    name, residual, error = re.fullmatch(said, done.out).groups()
+    assert name == backend
+    assert float(residual) < 1e-2
+    assert float(error) < 0.2
+
+
+def test_the_loss_of_the_oscillator_has_the_right_gradient():
+    physics = example("embed_physics")
+    model = portnn.MLP([1, 3, 2], activation="tanh", dtype="float64", inputs=portnn.Rescale(0.3, -1.0))
+    t, params = np.linspace(0.0, 6.0, 5)[:, None], np.asarray(model.params)
+    _, grad = physics.loss_and_grad(model, params, t)
+    steps = tolerances.STEP * np.eye(len(params))
+    ends = [[physics.loss_and_grad(model, params + sign * s, t)[0] for sign in (1, -1)] for s in steps]
+    slopes = [(up - down) / (2 * tolerances.STEP) for up, down in ends]
+    tolerances.assert_within(grad, slopes, tolerances.central_difference(np.max(ends)))
+
+
+def test_the_exact_oscillator_solves_its_equation():
+    exact, h = example("embed_physics").exact, 1e-3
+    for t in (0.0, 1.0, 5.0):
+        first = (exact(t + h) - exact(t - h)) / (2 * h)
+        second = (exact(t + h) - 2 * exact(t) + exact(t - h)) / h**2
+        assert abs(second + exact(t) + 0.2 * first) < 1e-5
+    assert exact(0.0) == 1.0
+
+
 # -- sweep.py ---------------------------------------------------------------------------------------------------------
 
 ROW = r"^ *([\d.e+-]+) +([\d.]+) +([\d.]+) +([\d.]+)%(   <- best)?$"
@@ -608,11 +643,11 @@ def test_sweep_refuses(run, options, sentence):
     says_one_sentence(run("sweep.py", "--dataset", "digits", *options.split()), sentence)
 
 
-@pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py"])
+@pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py", "embed_physics.py"])
 def test_unknown_backend_is_one_sentence(run, script):
     says_one_sentence(run(script, "--backend", "nunpy"), "unknown backend 'nunpy'.*did you mean 'numpy'")
 
 
 def test_no_example_is_left_out():
-    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "embed_numpy.py"}
+    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "embed_numpy.py", "embed_physics.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -34,8 +34,18 @@ ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules"),
-    *("clipping", "optimizers"),
-    *("layout", "checks", "model_file", "network", "objective", "mlp", "pure"),  # the network
+    *("clipping", "optimizers", "curvature", "scaling"),
+    *(
+        "layout",
+        "checks",
+        "model_file",
+        "network",
+        "tangents",
+        "objective",
+        "derivatives",
+        "mlp",
+        "pure",
+    ),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
     *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),

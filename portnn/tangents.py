@@ -1,0 +1,114 @@
+"""Derivatives of the network beyond one pullback: along a direction, of every output, and of those once more.
+
+Every activation acts number by number, so its pullback is the multiplication by its slope, forwards as well as
+backwards: the tangents of a network are its pullbacks put in the other order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portnn.activations import identity
+from portnn.backends import Array, device, namespace
+from portnn.curvature import Curvature, curvature_of
+from portnn.layout import Layer, placed
+from portnn.network import join, weights_of
+from portnn.primitives import linear, unpacked
+
+
+def tangents(
+    layers: tuple[Layer, ...], params: Array, x: Array, d_params: Array | None, dx: Array | None
+) -> tuple[tuple[Array, Array], Any]:
+    """Return ``(y, dy), vjp``: outputs, their derivative along (d_params, dx), and the pullback of both.
+
+    With a' = f(z) and z = a W + b of a layer: dz = da W + a dW + db, da' = f'(z) dz (Wengert, 1964). The pullback
+    ``d_params, dx = vjp(cotangent of y, cotangent of dy)`` differentiates these lines once more, which is where f''
+    comes in: z gets f'(z) A + f''(z) dz D for cotangents A of a' and D of da' (Pearlmutter, "Fast exact multiplication
+    by the Hessian", Neural Computation 6, 1994). Directions are constants to it; None, for one of them, are zeros.
+    """
+    xp, dtype = namespace(params), params.dtype
+    before, after = placed(layers, params)
+    a, da = (v if v is None or v.dtype == dtype else xp.astype(v, dtype) for v in (x, dx))
+    if before is not None:
+        a, scale_back = before(a)
+        da = None if da is None else _along(before, da)
+    directions = [None] * len(layers) if d_params is None else weights_of(layers, d_params)
+    steps = []
+    for i, (layer, weight, d_weight) in enumerate(zip(layers, weights_of(layers, params), directions, strict=True)):
+        bias, d_bias = (None if v is None or layer.bias is None else v[..., layer.bias] for v in (params, d_params))
+        z, back = linear(a, weight, bias)
+        dz, of_direction, of_weights = None, None, None
+        if da is not None:
+            dz, of_direction = linear(da, weight, None)
+        if d_weight is not None:
+            more, of_weights = linear(a, d_weight, d_bias)
+            dz = more if dz is None else dz + more
+        result = layer.activation(z)
+        a, slope = unpacked(result, f"MLP: the activation of layer {i}")
+        da = _only(slope(dz))
+        steps.append((layer, z, dz, back, of_direction, of_weights, slope))
+    if after is not None:
+        a, unscale_back = after(a)
+        (da,) = unscale_back(da)
+
+    def vjp(y_bar: Array, dy_bar: Array) -> tuple[Array, ...]:
+        if after is not None:
+            (y_bar,), (dy_bar,) = unscale_back(y_bar), unscale_back(dy_bar)
+        pieces: list[Array] = []
+        for layer, z, dz, back, of_direction, of_weights, slope in reversed(steps):
+            curvature: Curvature | None = curvature_of(layer.activation)
+            dz_bar, z_bar = _only(slope(dy_bar)), _only(slope(y_bar))
+            if curvature is not None:
+                z_bar = z_bar + curvature(z) * dz * dy_bar
+            y_bar, weight_bar, *bias_bar = back(z_bar)
+            if of_direction is not None:
+                dy_bar, more = of_direction(dz_bar)
+                weight_bar = weight_bar + more
+            if of_weights is not None:
+                y_bar = y_bar + of_weights(dz_bar)[0]
+            pieces[:0] = [xp.reshape(weight_bar, (*weight_bar.shape[:-2], -1)), *bias_bar]
+        if before is not None:
+            (y_bar,) = scale_back(y_bar)
+        return join(xp, pieces), y_bar
+
+    return (a, da), vjp
+
+
+def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
+    """Return dy_k / dx_j of every sample, ``(..., batch, n_outputs, n_features)``.
+
+    J <- J diag(f'(z)) W^T from the last layer to the first, for all samples and outputs in one product per layer.
+    """
+    xp, dtype = namespace(params), params.dtype
+    before, after = placed(layers, params)
+    a = x if x.dtype == dtype else xp.astype(x, dtype)
+    if before is not None:
+        a, scale_back = before(a)
+    weights, slopes = weights_of(layers, params), list[Array]()
+    for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
+        z, _ = linear(a, weight, None if layer.bias is None else params[..., layer.bias])
+        a, slope = unpacked(layer.activation(z), f"MLP: the activation of layer {i}")
+        slopes.append(None if layer.activation is identity else _only(slope(xp.ones_like(z))))
+    lead, n_outputs = a.shape[:-1], a.shape[-1]
+    last = xp.eye(n_outputs, dtype=dtype, device=device(params))
+    if after is not None:
+        last = last * _only(after(a)[1](xp.ones((n_outputs,), dtype=dtype, device=device(params))))
+    j = xp.broadcast_to(last, (*lead, n_outputs, n_outputs))
+    for weight, diagonal in zip(reversed(weights), reversed(slopes), strict=True):
+        if diagonal is not None:
+            j = j * diagonal[..., None, :]
+        fan_in, fan_out = weight.shape[-2:]
+        rows = xp.reshape(j, (*lead[:-1], lead[-1] * n_outputs, fan_out))
+        j = xp.reshape(xp.matmul(rows, xp.matrix_transpose(weight)), (*lead, n_outputs, fan_in))
+    if before is not None:
+        (j,) = scale_back(j)
+    return j
+
+
+def _along(scaling: Any, dx: Array) -> Array:
+    """Return the derivative of a scaling along ``dx``: it is linear but for its offset."""
+    return _only(scaling(dx)[1](dx))
+
+
+def _only(result: Any) -> Array:
+    return result[0] if isinstance(result, tuple) else result
