@@ -21,7 +21,7 @@ PACKAGE = Path(portnn.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
-LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict"}
+LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict", "dask", "distributed", "optax"}
 MATHEMATICS = (
     *("primitives", "special", "activations", "losses", "random", "initializers", "schedules", "clipping"),
     "optimizers",
@@ -35,9 +35,9 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules"),
     *("clipping", "optimizers"),
-    *("layout", "checks", "model_file", "network", "objective", "mlp", "pure"),  # the network
+    *("layout", "checks", "guests", "model_file", "network", "chunked", "objective", "mlp", "pure"),  # the network
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
-    *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
+    *("hosts", "error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),
 )
 
