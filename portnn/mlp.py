@@ -10,6 +10,8 @@ from typing import Any
 from portnn import checks, model_file
 from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
+from portnn.chunked import by_chunks, wants_chunks
+from portnn.guests import home
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.losses import Loss, get_loss
 from portnn.members import chosen
@@ -151,13 +153,14 @@ class MLP:
         """Return raw outputs and the pullback ``d_params, dx = vjp(dy)`` for given parameters.
 
         A pure function of ``params``, ``(n_params,)`` or ``(members, n_params)``, and ``x``, ``(batch, n_features)``,
-        which may be arrays of any conforming library, traced or recorded.
+        which may be arrays of any conforming library, traced or recorded: both of one, on one device (ValueError).
         """
-        with self.scope():
+        backend = home(self.backend, params, x, "MLP.apply")
+        with backend.scope(self.matmul_precision):
             y, pullback = forward(self.layers, params, x)
 
         def vjp(dy: Array) -> tuple[Array, ...]:
-            with self.scope():
+            with backend.scope(self.matmul_precision):
                 return pullback(dy)
 
         return y, vjp
@@ -165,8 +168,11 @@ class MLP:
     def apply(self, params: Array, x: Array) -> Array:
         """Return the raw outputs for given parameters: the pure twin of calling the model.
 
-        Arguments as for :meth:`forward`; works under ``jax.jit`` and ``jax.grad``, and with autograd tensors.
+        Arguments as for :meth:`forward`; works under ``jax.jit`` and ``jax.grad``, and with autograd tensors. Where
+        ``x`` is a lazy array of chunks, such as Dask's, and ``params`` is not, the outputs are one too.
         """
+        if wants_chunks(params, x):
+            return by_chunks(self, params, x, "MLP.apply")
         return self.forward(params, x)[0]
 
     def scope(self) -> AbstractContextManager[Any]:
@@ -177,8 +183,11 @@ class MLP:
         """Return the raw outputs, ``(batch, n_outputs)`` or ``(members, batch, n_outputs)``, for a batch of inputs.
 
         ``x`` is an array of the parameters' library, on their device; another dtype is cast. For logits of a
-        classifier, the class is the largest and softmax gives the probabilities.
+        classifier, the class is the largest and softmax gives the probabilities. For a lazy array of chunks, such as
+        Dask's, the outputs are one too.
         """
+        if wants_chunks(self._params, x):
+            return by_chunks(self, self._params, x, "MLP")
         with self.scope():
             return self.apply(self._params, self._input(x, "MLP"))
 
@@ -319,7 +328,7 @@ class MLP:
             else get_backend(self.backend if backend is None else backend, device)
         )
         dtype = self.dtype if dtype is None else dtype_name(dtype)
-        params = target.asarray(self.backend.to_numpy(self._params), target.float_dtype(dtype), copy=True)
+        params = target.received(self._params, self.backend, target.float_dtype(dtype))
         return self._with(backend=target, dtype=dtype, _params=params)
 
     def __getitem__(self, index: Any) -> MLP:
