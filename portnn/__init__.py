@@ -17,6 +17,7 @@ from portnn import (
 )
 from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.evaluation import ensemble_predict, evaluate, predict
+from portnn.hosts import scipy_objective, scipy_residuals
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from portnn.training import History, fit
@@ -46,5 +47,7 @@ __all__ = [
     "primitives",
     "random",
     "schedules",
+    "scipy_objective",
+    "scipy_residuals",
     "testing",
 ]
