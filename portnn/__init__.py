@@ -17,6 +17,7 @@ from portnn import (
 )
 from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.evaluation import ensemble_predict, evaluate, predict
+from portnn.hosts import scipy_objective, scipy_residuals
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from portnn.scaling import Rescale, Standardize
@@ -49,5 +50,7 @@ __all__ = [
     "primitives",
     "random",
     "schedules",
+    "scipy_objective",
+    "scipy_residuals",
     "testing",
 ]

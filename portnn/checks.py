@@ -73,13 +73,20 @@ def check_features(x: Array, n_features: int, who: str, *, members: int | None =
         )
 
 
+def is_lazy(x: object) -> bool:
+    """Whether ``x`` is an array of chunks that are computed later, as Dask's are."""
+    kind = type(x)
+    return hasattr(kind, "map_blocks") and hasattr(kind, "rechunk")
+
+
 def check_place(x: Array, theirs: Backend, ours: Backend, who: str, argument: str = "x") -> None:
     """Raise ValueError unless ``x`` is on the library and the device of the parameters."""
     if theirs.name != ours.name or not ours.owns(x):
+        known = f"use model.to(backend={theirs.name!r}) or " if theirs.name != Backend.name else ""
+        cure = f"compute it first: {argument}.compute()" if is_lazy(x) else f"{known}convert {argument}"
         raise ValueError(
-            f"{who}: {argument} and the parameters must use the same namespace: {argument} is a {theirs.name} array, "
-            f"the parameters are {ours.name} arrays on {ours.device_name}; use model.to(backend={theirs.name!r}) or "
-            f"convert {argument}"
+            f"{who}: {argument} and the parameters must use the same namespace: {argument} is a {theirs.library} "
+            f"array, the parameters are {ours.library} arrays on {ours.device_name}; {cure}"
         )
     device = ours.device_of(x)
     if device is not None and ours.device is not None and device != ours.device:

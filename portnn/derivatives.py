@@ -8,7 +8,9 @@ from typing import Any
 
 from portnn import checks
 from portnn.backends import Array, Backend, namespace
+from portnn.chunked import by_chunks, wants_chunks
 from portnn.curvature import loss_curvature
+from portnn.guests import home
 from portnn.layout import Layer
 from portnn.losses import Loss, get_loss
 from portnn.members import column
@@ -27,6 +29,7 @@ class Derivatives:
     dtype: str
     members: int | None
     _params: Array
+    matmul_precision: str
     scope: Callable[[], AbstractContextManager[Any]]
     _check: Callable[[Any, str], None]
     _input: Callable[[Any, str], Array]
@@ -38,13 +41,14 @@ class Derivatives:
         """Return raw outputs and the pullback ``d_params, dx = vjp(dy)`` for given parameters.
 
         A pure function of ``params``, ``(n_params,)`` or ``(members, n_params)``, and ``x``, ``(batch, n_features)``,
-        which may be arrays of any conforming library, traced or recorded.
+        which may be arrays of any conforming library, traced or recorded: both of one, on one device (ValueError).
         """
-        with self.scope():
+        backend = home(self.backend, params, x, "MLP.apply")
+        with backend.scope(self.matmul_precision):
             y, pullback = forward(self.layers, params, x)
 
         def vjp(dy: Array) -> tuple[Array, ...]:
-            with self.scope():
+            with backend.scope(self.matmul_precision):
                 return pullback(dy)
 
         return y, vjp
@@ -52,8 +56,11 @@ class Derivatives:
     def apply(self, params: Array, x: Array) -> Array:
         """Return the raw outputs for given parameters: the pure twin of calling the model.
 
-        Arguments as for :meth:`forward`; works under ``jax.jit`` and ``jax.grad``, and with autograd tensors.
+        Arguments as for :meth:`forward`; works under ``jax.jit`` and ``jax.grad``, and with autograd tensors. Where
+        ``x`` is a lazy array of chunks, such as Dask's, and ``params`` is not, the outputs are one too.
         """
+        if wants_chunks(params, x):
+            return by_chunks(self, params, x, "MLP.apply")
         return self.forward(params, x)[0]
 
     def vjp(self, x: Array) -> Pair:
@@ -127,11 +134,12 @@ class Derivatives:
         """
         if dx is None and d_params is None:
             raise ValueError(_NO_DIRECTION.format("MLP.tangents"))
-        with self.scope():
+        backend = home(self.backend, params, x, "MLP.tangents")
+        with backend.scope(self.matmul_precision):
             pair, pullback = tangents(self.layers, params, x, d_params, dx)
 
         def vjp(y_bar: Array, dy_bar: Array) -> tuple[Array, ...]:
-            with self.scope():
+            with backend.scope(self.matmul_precision):
                 return pullback(y_bar, dy_bar)
 
         return pair, vjp

@@ -11,7 +11,9 @@ from portnn import checks
 from portnn.activations import sigmoid
 from portnn.backends import HOST, Array, Backend, namespace, one_of
 from portnn.backends.base import Batch, Metrics
+from portnn.chunked import by_chunks, wants_chunks
 from portnn.feed import CHUNK_ROWS, Feed, as_index
+from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.network import forward
@@ -52,7 +54,9 @@ def evaluate(
 def predict(model: MLP, x: Array) -> Array:
     """Return the raw outputs ``(n, n_outputs)`` for many samples in bounded memory.
 
-    ``x`` may be a NumPy array whatever the model's library; outputs come back in the library of ``x``.
+    ``x`` may be a NumPy array whatever the model's library, or an array of a third library, which is read where it lies
+    if the model's library or NumPy can (DLPack; ValueError where it is on another device). Outputs come back in the
+    library of ``x``. For a lazy array of chunks, such as Dask's, they are one too, with the same chunks of rows.
 
     Examples
     --------
@@ -61,6 +65,9 @@ def predict(model: MLP, x: Array) -> Array:
     (4, 3)
 
     """
+    if wants_chunks(model.params, x):
+        model.check_finite("predict")
+        return by_chunks(model, model.params, x, "predict", finite=True)
     (y,) = _in_blocks(model, x, lambda y: (y,), CHUNK_ROWS, "predict")
     return y
 
@@ -146,9 +153,10 @@ def _mean_and_spread(p: Array) -> tuple[Array, Array]:
 def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], rows: int, who: str) -> tuple[Array, ...]:
     """Return what ``f`` makes of the outputs, so many samples at a time, in the library of ``x``."""
     model.check_finite(who)
-    backend, on_host = model.backend, not model.backend.owns(x)
+    backend = model.backend
     with model.scope():
-        _place(model, x, who)
+        x, leave = _taken_in(model, x, who)
+        on_host = not backend.owns(x)
         checks.check_samples(who, x=x)
         checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
         feed, layers = Feed(backend, x, {}, model.params.dtype, one_pass=True), model.layers
@@ -159,7 +167,7 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
         if on_host:
             blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
         concat = numpy.concatenate if on_host else backend.xp.concat
-        return tuple(concat(arrays, axis=-2) for arrays in zip(*blocks, strict=True))
+        return tuple(leave(concat(arrays, axis=-2)) for arrays in zip(*blocks, strict=True))
 
 
 class Data(NamedTuple):
@@ -192,7 +200,7 @@ class Data(NamedTuple):
 
 def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str) -> Data:
     """Look at everything that was handed in, before any kernel."""
-    _place(model, x, who)
+    x, _ = _taken_in(model, x, who)
     n = checks.check_samples(who, x=x)
     n_outputs = model.sizes[-1]
     host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
@@ -203,12 +211,11 @@ def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, clas
     return Data(x, host, weight, share, classes)
 
 
-def _place(model: MLP, x: Array, who: str) -> None:
-    """Check that ``x`` is a matrix of the right width, on the host or where the model is."""
-    theirs = checks.check_array(x, who, "x")
-    if theirs.name != "numpy":
-        checks.check_place(x, theirs, model.backend, who)
+def _taken_in(model: MLP, x: Array, who: str) -> tuple[Array, Callable[[Array], Array]]:
+    """Return ``x``, a matrix of the right width, as the model can go through it, and the way back to its library."""
+    x, leave = taken_in(model.backend, x, who)
     checks.check_features(x, model.sizes[0], who)
+    return x, leave
 
 
 def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[[Array, Batch], Metrics]:

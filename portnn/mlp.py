@@ -10,6 +10,7 @@ from typing import Any
 from portnn import checks, model_file
 from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
+from portnn.chunked import by_chunks, wants_chunks
 from portnn.derivatives import Derivatives
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.members import chosen
@@ -161,8 +162,11 @@ class MLP(Derivatives):
         """Return the raw outputs, ``(batch, n_outputs)`` or ``(members, batch, n_outputs)``, for a batch of inputs.
 
         ``x`` is an array of the parameters' library, on their device; another dtype is cast. For logits of a
-        classifier, the class is the largest and softmax gives the probabilities.
+        classifier, the class is the largest and softmax gives the probabilities. For a lazy array of chunks, such as
+        Dask's, the outputs are one too.
         """
+        if wants_chunks(self._params, x):
+            return by_chunks(self, self._params, x, "MLP")
         with self.scope():
             return self.apply(self._params, self._input(x, "MLP"))
 
@@ -202,7 +206,7 @@ class MLP(Derivatives):
             else get_backend(self.backend if backend is None else backend, device)
         )
         dtype = self.dtype if dtype is None else dtype_name(dtype)
-        params = target.asarray(self.backend.to_numpy(self._params), target.float_dtype(dtype), copy=True)
+        params = target.received(self._params, self.backend, target.float_dtype(dtype))
         return self._with(backend=target, dtype=dtype, _params=params)
 
     def __getitem__(self, index: Any) -> MLP:

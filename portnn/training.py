@@ -71,7 +71,8 @@ def fit(
     model
         The network; its ``params`` are replaced at the end of every epoch.
     x
-        ``(n, n_features)``: a NumPy array, or one of the model's library on its device, of any real dtype.
+        ``(n, n_features)``, of any real dtype: a NumPy array, one of the model's library on its device, or one of a
+        third library, which is read where it lies if the model's library or NumPy can (DLPack).
     t
         Integer labels ``(n,)`` or targets ``(n, n_outputs)``.
     loss

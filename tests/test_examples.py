@@ -569,6 +569,61 @@ def test_the_exact_oscillator_solves_its_equation():
     assert exact(0.0) == 1.0
 
 
+# -- embed_jax.py, embed_torch.py, embed_scipy.py, embed_dask.py ------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "libraries"), [("jax", ["jax", "optax"]), ("torch", ["torch"])])
+def test_curvature_of_a_network_fitted_by_the_host(run, name, libraries):
+    for library in libraries:
+        needs(library)
+    done = run(f"embed_{name}.py")
+    assert (done.code, done.err) == (0, "")
+    error = re.fullmatch(r"on cpu(?::0)?: mean square (\d\.\d\de-\d\d)", done.lines[0])[1]
+    of_f, of_curvature = re.fullmatch(r"largest error of f ([\d.]+), of f'' ([\d.]+)", done.lines[1]).groups()
+    assert 0.0 < float(error) < 1e-4
+    assert 0.0 < float(of_f) < 0.02
+    assert 0.0 < float(of_curvature) < 0.5
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
+def test_scipy_fits_down_to_the_noise(run, backend):
+    for library in (backend, "scipy"):
+        needs(library)
+    done = run("embed_scipy.py", "--backend", backend)
+    assert (done.code, done.err) == (0, "")
+    lbfgs = re.fullmatch(rf"on {backend}: L-BFGS-B, \d+ calls: root mean square ([\d.]+) \(noise 0.05\)", done.lines[0])
+    squares = re.fullmatch(r"least_squares, \d+ calls: root mean square ([\d.]+)", done.lines[1])
+    assert 0.04 < float(lbfgs[1]) < 0.055
+    assert 0.04 < float(squares[1]) < 0.055
+    assert done.lines[2] == f"the model itself: {squares[1]}"
+
+
+def test_dask_predicts_chunk_by_chunk(run):
+    for library in ("dask", "distributed"):
+        needs(library)
+    done = run("embed_dask.py", "--rows", 50_000, "--chunk", 8192, "--workers", 1, "--check", 7)
+    assert (done.code, done.err) == (0, "")
+    assert done.lines[0] == "x (50000, 16), 3 MiB in 7 chunks; y (50000, 1)"
+    assert re.fullmatch(r"mean -?0\.\d{6}, root mean square [01]\.\d{6}", done.lines[1])
+    assert re.fullmatch(r"[\d.]+ million rows per second, [\d.]+ s", done.lines[2])
+    assert re.fullmatch(r"peak memory: workers \d+ MiB, this process \d+ MiB", done.lines[3])
+    off = re.fullmatch(r"7 chunks computed in memory: largest difference (\d\.\de[+-]\d\d)", done.lines[4])
+    assert float(off[1]) <= 10 * np.finfo("float32").eps
+
+
+def test_dask_takes_no_more_memory_for_more_rows(run):
+    for library in ("dask", "distributed"):
+        needs(library)
+    peaks = []
+    for rows in (100_000, 3_000_000):
+        done = run("embed_dask.py", "--rows", rows, "--chunk", 32_768, "--workers", 1, "--check", 1)
+        assert (done.code, done.err) == (0, "")
+        said = re.fullmatch(r"peak memory: workers (\d+) MiB, this process (\d+) MiB", done.lines[3])
+        peaks.append([int(m) for m in said.groups()])
+    assert re.match(r"x \(3000000, 16\), 183 MiB in 92 chunks", done.lines[0])
+    assert max(np.subtract(peaks[1], peaks[0])) < 60  # 11 of them the outputs, which this process collects
+
+
 # -- sweep.py ---------------------------------------------------------------------------------------------------------
 
 ROW = r"^ *([\d.e+-]+) +([\d.]+) +([\d.]+) +([\d.]+)%(   <- best)?$"
@@ -643,11 +698,12 @@ def test_sweep_refuses(run, options, sentence):
     says_one_sentence(run("sweep.py", "--dataset", "digits", *options.split()), sentence)
 
 
-@pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py", "embed_physics.py"])
+@pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py", "embed_physics.py", "embed_scipy.py"])
 def test_unknown_backend_is_one_sentence(run, script):
     says_one_sentence(run(script, "--backend", "nunpy"), "unknown backend 'nunpy'.*did you mean 'numpy'")
 
 
 def test_no_example_is_left_out():
-    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "embed_numpy.py", "embed_physics.py"}
+    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py"}
+    tested |= {f"embed_{name}.py" for name in ("numpy", "physics", "jax", "torch", "scipy", "dask")}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -21,7 +21,7 @@ PACKAGE = Path(portnn.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
-LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict"}
+LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict", "dask", "distributed", "optax"}
 MATHEMATICS = (
     *("primitives", "special", "activations", "losses", "random", "initializers", "schedules", "clipping"),
     "optimizers",
@@ -35,19 +35,10 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules"),
     *("clipping", "optimizers", "curvature", "scaling"),
-    *(
-        "layout",
-        "checks",
-        "model_file",
-        "network",
-        "tangents",
-        "objective",
-        "derivatives",
-        "mlp",
-        "pure",
-    ),  # the network
+    *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
+    *("derivatives", "mlp", "pure"),
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
-    *("error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
+    *("hosts", "error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
     *("__init__", "__main__"),
 )
 

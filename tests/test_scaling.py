@@ -118,6 +118,15 @@ def test_gradients_of_parameters_are_checked_by_differences():
     assert_within(product, (up - down) / (2 * h), 1e-6 * np.max(abs(product)))
 
 
+def test_what_scipy_is_given_knows_scalings():
+    model, folded = pair()
+    residuals, jacobian = portnn.scipy_residuals(model, X, T)
+    assert_within(residuals(model.params), (folded(X) - T).reshape(-1), folded_bound(folded(X)))
+    params, v, h = np.asarray(model.params).copy(), np.random.default_rng(7).standard_normal(model.params.shape), 1e-6
+    up, down = (residuals(params + s * v) for s in (h, -h))
+    assert_within(jacobian(params) @ v, (up - down) / (2 * h), 1e-7 * np.max(abs(T)))
+
+
 @pytest.mark.parametrize("how", [True, False, "auto"])
 def test_training_in_physical_units(library, how):
     """Linear regression: the exact answer, which no step size finds without scaling."""

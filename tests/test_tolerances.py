@@ -38,6 +38,7 @@ CASES = {
         tolerances.central_difference(np.sin(A)),
     ),
     "trajectory": (np.asarray([PATH[-1]]), np.asarray([50.0]), tolerances.trajectory(50.0, 500)),
+    "minimum": (GRADIENT + 5e-10, GRADIENT, tolerances.minimum(np.full(20, 1e-9), 2.0, 1.0)),
     "norm_limit": (np.asarray([1.0]), np.asarray([1.0]), tolerances.norm_limit(1.0, np.float32) - 1.0),
     "kolmogorov": (np.asarray([0.001]), np.asarray([0.0]), tolerances.kolmogorov(10_000)),
     "tabulated_normal": (A.round(8), A, tolerances.tabulated_normal()),

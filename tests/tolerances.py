@@ -106,6 +106,15 @@ def norm_limit(limit: float, dtype: Any) -> float:
     return limit * (1.0 + 4.0 * unit(dtype))
 
 
+def minimum(gradient: Any, curvature: float, terms: float) -> float:
+    """|g| / c, plus what rounding leaves of g: how far a point with gradient g may lie from a minimum.
+
+    Of a function whose curvature is at least c everywhere, in float64. A gradient of terms of the size ``terms`` that
+    cancel is good to 64 eps of them, see few_steps.
+    """
+    return (float(np.linalg.norm(gradient)) + 64.0 * eps(np.float64) * terms) / curvature
+
+
 def standard_error(sigma: float, n: int) -> float:
     """5 sigma / sqrt(n): a mean of n draws is outside once in 1.7 million seeds. The seeds of the tests are fixed."""
     return 5.0 * sigma / np.sqrt(n)

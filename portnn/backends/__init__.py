@@ -109,8 +109,8 @@ def get_backend(spec: Any = "numpy", device: Any = None) -> Backend:
     known = _known(spec)
     if known is not None and hasattr(spec, "shape"):
         return _opened(known, _opened(known).device_of(spec)) if device is None else _class(known).open(device)
-    if hasattr(spec, "__array_namespace__"):
-        return Backend(array_api_compat.array_namespace(spec), spec.device if device is None else device)
+    if array_api_compat.is_array_api_obj(spec):
+        return Backend(namespace(spec), array_api_compat.device(spec) if device is None else device)
     raise TypeError(f"{type(spec).__name__} is not a supported array type, nor the name or namespace of a backend")
 
 

@@ -27,6 +27,13 @@ Step = Callable[[State, Batch, Any], tuple[State, Metrics]]
 Chunk = Callable[[State, "dict[str, Rows]", Sequence[Sequence[float]]], tuple[State, Metrics]]
 
 FLOATS = ("float32", "float64")
+REFUSALS = (
+    BufferError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # of DLPack, by one library or another
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,12 @@ class Backend:
     def _array_type(self) -> type:
         return type(self.xp.zeros(()))
 
+    @property
+    def library(self) -> str:
+        """What its arrays are called in messages: the name, or that of the package where it is one we do not know."""
+        module = getattr(self.xp, "__name__", self.name).removeprefix("array_api_compat.")
+        return self.name if self.name != Backend.name else module.partition(".")[0]
+
     def __repr__(self) -> str:
         """``Backend('torch', device='cuda:0')``."""
         return f"Backend({self.name!r}, device={self.device_name!r})"
@@ -152,8 +165,8 @@ class Backend:
         return isinstance(x, self._array_type)
 
     def device_of(self, x: Array) -> Any:
-        """Return the device that ``x`` lives on."""
-        return x.device
+        """Return the device that ``x`` lives on; None where the library has one only and does not name it."""
+        return getattr(x, "device", None)
 
     def is_concrete(self, x: Array) -> bool:
         """Whether ``x`` has values that can be read now (False inside a trace)."""
@@ -193,6 +206,44 @@ class Backend:
                 x = x.astype(dtype_name(dtype), copy=False)
         x = self.xp.asarray(x, device=self.device, copy=copy)
         return x if dtype is None or x.dtype == dtype else self.xp.astype(x, dtype)
+
+    def memory_of(self, x: Array) -> tuple[int, int] | None:
+        """Return kind and number of the device in whose memory ``x`` lies, as DLPack counts; None if it does not say.
+
+        The host is (1, 0), the first CUDA device (2, 0); what a device reads of pinned host memory is the host's.
+        """
+        try:
+            kind, number = map(int, x.__dlpack_device__())
+        except (AttributeError, *REFUSALS):
+            return None
+        return (1, 0) if kind in (1, 3, 11) else (kind, number)
+
+    @functools.cached_property
+    def _memory(self) -> tuple[int, int] | None:
+        return self.memory_of(self.asarray(numpy.zeros(1, dtype="float32")))
+
+    def shared(self, x: Array, theirs: Backend) -> Array | None:
+        """Return ``x``, an array of another backend, as one of this, without a copy (DLPack); None if it cannot be.
+
+        It cannot be if it lies in another memory, or has a dtype that this library lacks. (On the CPU JAX copies what
+        begins at no multiple of 64 bytes.) Writing into what is returned may write into ``x``.
+        """
+        if self._memory is None or theirs.memory_of(x) != self._memory:
+            return None
+        try:
+            y = self.xp.from_dlpack(x)
+        except (AttributeError, *REFUSALS):
+            return None
+        return y if dtype_name(y.dtype) == dtype_name(x.dtype) else None  # JAX without x64
+
+    def received(self, x: Array, theirs: Backend, dtype: Any = None) -> Array:
+        """Return an array of another backend in memory of its own: by DLPack if both share a device, else by the host.
+
+        On the host numbers are rounded to ``dtype`` by NumPy, which keeps those that are too small for compiled code.
+        """
+        rounded = dtype is not None and dtype_name(dtype) != dtype_name(x.dtype)
+        shared = None if rounded and theirs.memory_of(x) == (1, 0) else self.shared(x, theirs)
+        return self.asarray(theirs.to_numpy(x) if shared is None else shared, dtype, copy=True)
 
     def take(self, a: Array, index: Array | slice) -> Array:
         """Return the rows of ``a`` at a slice or at an index array of its library."""

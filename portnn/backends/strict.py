@@ -45,6 +45,10 @@ class StrictBackend(Backend):
         """``cpu`` or the simulated device's own name."""
         return "cpu" if self.device is None else _name(self.device)
 
+    def memory_of(self, x: Array) -> tuple[int, int] | None:
+        """Those of the simulated devices cannot be read by others, as a GPU's could not."""
+        return super().memory_of(x) if _name(x.device) == "cpu" else None
+
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Move to the CPU first: other devices refuse the conversion, as a GPU would."""
         return numpy.asarray(x.to_device(self.xp.Device("CPU_DEVICE")))
