@@ -22,7 +22,8 @@ X = np.random.default_rng(3).normal(size=(50, 4)).astype("float32")
 LABELS = np.arange(50) % 3
 THERE = [x for name, x in LIBRARIES.items() if name in ("numpy", "array_api_strict", "torch", "jax") and not x.why_not]
 STRICT = LIBRARIES["array_api_strict"]
-PAIRS = [pair for pair in itertools.product(THERE, repeat=2) if pair[0] is not pair[1]]
+ON_GPU = [x for name, x in LIBRARIES.items() if name in ("cupy", "torch-cuda", "jax-cuda") and not x.why_not]
+PAIRS = [pair for group in (THERE, ON_GPU) for pair in itertools.permutations(group, 2)]
 both = pytest.mark.parametrize(("one", "other"), PAIRS, ids=lambda x: x.name)
 
 
@@ -107,6 +108,8 @@ def test_home_is_where_the_arrays_are(library):
 
 def address(x: Any) -> int:
     """Return where in memory an array begins."""
+    if hasattr(getattr(x, "data", None), "ptr"):
+        return x.data.ptr
     for name in ("data_ptr", "unsafe_buffer_pointer"):
         if hasattr(x, name):
             return getattr(x, name)()
@@ -123,7 +126,9 @@ def aligned(dtype: str = "float32") -> np.ndarray:
 
 
 def on(library: Any, a: np.ndarray) -> Any:
-    """Return an array of a library in the memory of ``a``."""
+    """Return an array of a library in the memory of ``a``, or on its GPU."""
+    if library in ON_GPU:
+        return library.make(a)
     return a if library.backend_name == "numpy" else library.xp.from_dlpack(a)
 
 
@@ -183,6 +188,17 @@ def test_numbers_that_are_too_small_for_compiled_code_are_carried_over(library):
     assert_same(there.to(backend="numpy", device="cpu", dtype="float64").params, tiny.astype("float64"))
 
 
+@pytest.mark.parametrize("other", [x for x in THERE if x.backend_name != "numpy"], ids=lambda x: x.name)
+def test_a_model_on_another_device_takes_what_the_host_can_read(other):
+    there = LIBRARIES["array_api_strict-device1"] if other.backend_name != "array_api_strict" else LIBRARIES["numpy"]
+    for holder in (there, *ON_GPU):
+        model, x = MLP([4, 5, 3], **holder.where), other.make(X)
+        y = portnn.predict(model, x)
+        assert other.backend.owns(y)
+        assert_same(other.to_numpy(y), portnn.predict(model, X))
+        assert_same(fitted(model, x), fitted(MLP([4, 5, 3], **holder.where), X))
+
+
 def test_other_layouts_and_dtypes_of_torch():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     wide = torch.asarray(np.random.default_rng(4).normal(size=(100, 8)).astype("float32"))
@@ -232,11 +248,10 @@ def test_bfloat16_goes_where_it_is_known():
 
 
 def test_another_device_is_not_read_behind_the_users_back():
-    x = LIBRARIES["array_api_strict-device1"].make(X)
-    for holder in THERE:
-        model = MLP([4, 3], **holder.where)
+    for holder, there in itertools.product(THERE, (LIBRARIES["array_api_strict-device1"], *ON_GPU)):
+        model, x = MLP([4, 3], **holder.where), there.make(X)
         for call in (portnn.predict, lambda m, x: portnn.fit(m, x, LABELS), lambda m, x: portnn.evaluate(m, x, LABELS)):
-            with pytest.raises(ValueError, match=r"x is a array_api_strict array, .* model\.to|x is on device device1"):
+            with pytest.raises(ValueError, match=r"x is a \w+ array, .* model\.to|x is on device (device1|cuda|gpu)"):
                 call(model, x)
 
 
