@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_same, assert_within
 
-from portnn import MLP, FormatError
+from portnn import MLP, FormatError, Rescale, Standardize
 from portnn.exchange import from_keras, from_sklearn, from_torch, to_keras, to_sklearn, to_torch
 from portnn.storage import read_safetensors_file, write_safetensors_file
 
@@ -283,6 +283,11 @@ REFUSED = {
         ValueError,
         r"^to_torch: the model has 3 members, expected a single network; pass model\[i\]$",
     ),
+    "scaled inputs": (
+        lambda: to_torch(MLP([2, 1], inputs=Rescale(0.5), outputs=Standardize(1.0, 2.0))),
+        ValueError,
+        "the model has inputs=Rescale and outputs=Standardize, which a list of weights cannot hold; scale the data",
+    ),
     "too few names": (
         lambda: to_torch(MLP([2, 1]), ["a", "b"]),
         ValueError,
@@ -348,6 +353,23 @@ def test_sklearn_regressor(outputs, hidden, dtype):
     estimator, x = fitted("MLPRegressor", "relu", dtype, outputs, hidden)
     y = from_sklearn(estimator)(x)
     assert_alike(y, estimator.predict(x).reshape(60, outputs), [20, 12, 7, outputs], dtype)
+
+
+def test_a_pipeline_of_sklearn_with_its_scaler():
+    pipeline = pytest.importorskip("sklearn.pipeline", reason="scikit-learn is not installed")
+    from sklearn.preprocessing import StandardScaler
+
+    estimator, x = fitted("MLPRegressor", "tanh", "float64")
+    raw = 3.0 * x + 7.0
+    both = pipeline.make_pipeline(StandardScaler().fit(raw), estimator)
+    mean, scale = both[0].mean_.tolist(), both[0].scale_.tolist()
+    model = from_sklearn(both[-1], inputs=Standardize(mean, scale))
+    assert_alike(model(raw), both.predict(raw), [20, 12, 7, 3], "float64")
+    net = sequential([3, 2], dtype="float64")
+    model = from_torch(net, inputs=Rescale(2.0), outputs=Rescale(1.0, 5.0))
+    assert_alike(model(x[:, :3]), predicted(net, 2.0 * x[:, :3]) + 5.0, [3, 2], "float64")
+    model = from_keras(dense([3, 2], "float64"), inputs=Rescale(2.0), outputs=Rescale(1.0, 5.0))
+    assert_alike(model(x[:, :3]), (2.0 * x[:, :3]) @ model.weights[0] + model.biases[0] + 5.0, [3, 2], "float64")
 
 
 def test_into_sklearn_and_training_goes_on():

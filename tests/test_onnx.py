@@ -15,7 +15,7 @@ from test_activations import NAMES, VALUES, bound_of
 from tolerances import Exact, assert_same, assert_ulps, assert_within
 
 import portnn
-from portnn import MLP
+from portnn import MLP, Rescale, Standardize
 from portnn.activations import ACTIVATIONS
 from portnn.backends import namespace
 from portnn.onnx import _tidy, to_onnx
@@ -59,6 +59,25 @@ def bound(model, x):
         h = layer.activation(h @ weight + (0.0 if bias is None else bias))[0]
         values.append(h)
     return 2.0 * tolerances.network(x, wide.weights, wide.biases, values, model.dtype)
+
+
+def scaled_bound(model, x):
+    """The same with scalings: of numbers up to some hundreds, which cost two roundings each."""
+    wide, place = model.to(dtype="float64"), (lambda scaling, a: a if scaling is None else scaling.placed(a)(a)[0])
+    first, last = wide.layers[0].before, wide.layers[-1].after
+    inner = MLP(
+        model.sizes,
+        activation=[layer.activation for layer in model.layers],
+        bias=[layer.bias is not None for layer in model.layers],
+        dtype=model.dtype,
+    )
+    inner.params = model.params
+    h = place(first, x.astype("float64"))
+    steep = 1.0 if last is None else np.max(np.abs(place(last, np.ones(1)) - place(last, np.zeros(1))))
+    incoming = 4.0 * tolerances.eps(model.dtype) * (np.abs(h).max() + 4.0)
+    gain = np.prod([1.76 * np.abs(w).sum(axis=0).max() for w in wide.weights])
+    y = np.abs(wide(x.astype("float64"))) + 4.0
+    return steep * (bound(inner, h.astype(model.dtype)) + 2.0 * gain * incoming) + 8.0 * tolerances.eps(model.dtype) * y
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
@@ -117,8 +136,34 @@ def test_gelu_network_of_784_inputs_predicts_the_same_digits():
     assert_same(y.argmax(axis=1)[clear], ours.argmax(axis=1)[clear])
 
 
-# SCALING: once a model can have scaled inputs and outputs, the same test with them; the export goes through
-# model.apply, so it needs nothing else.
+SCALINGS = {
+    "vectors": lambda n, k: (Standardize([0.1 * i for i in range(n)], [1.0 + i for i in range(n)]), Rescale([2.0] * k)),
+    "numbers": lambda n, k: (Rescale(0.5, 0.25), Standardize(0.3, 0.7)),
+    "inputs": lambda n, k: (Standardize(0.1, 0.3), None),
+    "outputs": lambda n, k: (None, Rescale(40.0, -3.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_scalings_go_with_the_model(kind, dtype):
+    inputs, outputs = SCALINGS[kind](6, 3)
+    for bias in (True, False):
+        model = trained_like([6, 9, 3], activation="tanh", bias=bias, dtype=dtype, inputs=inputs, outputs=outputs)
+        x = 2.0 * rng.random((5, 6)).astype(dtype)
+        plain = model(x)
+        assert_within(run(to_onnx(model), x), plain, scaled_bound(model, x))
+        without = trained_like([6, 9, 3], activation="tanh", bias=bias, dtype=dtype)
+        assert np.abs(without(x) - plain).max() > 0.01
+
+
+def test_pixels_of_784_inputs_predict_the_same_digits():
+    pixels = Standardize(33.3, 78.6)
+    model = trained_like([784, 256, 64, 10], activation="gelu", inputs=pixels)
+    x = np.floor(256.0 * rng.random((300, 784))).astype("float32")
+    y, ours = run(to_onnx(model), x), model(x)
+    assert_within(y, ours, scaled_bound(model, x))
+    assert (y.argmax(axis=1) == ours.argmax(axis=1)).mean() > 0.99
 
 
 @pytest.mark.parametrize("sizes", [[3, 4, 2], [1, 1, 1]])

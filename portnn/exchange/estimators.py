@@ -10,19 +10,30 @@ from portnn.activations import describe_activation
 from portnn.errors import shown
 from portnn.exchange.stack import Given, check_single, stacked, to_host
 from portnn.mlp import MLP
+from portnn.scaling import Scaling
 
 _OF_SKLEARN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 
 
-def from_sklearn(estimator: Any, *, backend: Any = "numpy", device: Any = None) -> MLP:
+def from_sklearn(
+    estimator: Any,
+    *,
+    backend: Any = "numpy",
+    device: Any = None,
+    inputs: Scaling | None = None,
+    outputs: Scaling | None = None,
+) -> MLP:
     """Return the model with the weights and the activation of a fitted ``MLPClassifier`` or ``MLPRegressor``.
 
     Parameters
     ----------
     estimator
-        A fitted estimator. Of a pipeline, pass the last step, and scale the inputs as the steps before it do.
+        A fitted estimator. Of a pipeline pass the last step, and its StandardScaler, or what else stands before it, as
+        ``inputs=portnn.Standardize(scaler.mean_.tolist(), scaler.scale_.tolist())``.
     backend, device
         Where the model is to live.
+    inputs, outputs
+        A scaling before the first layer and behind the last, as for :class:`MLP`.
 
     Returns
     -------
@@ -57,7 +68,7 @@ def from_sklearn(estimator: Any, *, backend: Any = "numpy", device: Any = None) 
         )
         for i, (w, b) in enumerate(zip(weights, biases, strict=True))
     ]
-    return stacked(who, layers, activation, backend, device)
+    return stacked(who, layers, activation, backend, device, inputs, outputs)
 
 
 def to_sklearn(model: MLP, estimator: Any) -> Any:

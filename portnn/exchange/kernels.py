@@ -9,9 +9,18 @@ import numpy
 
 from portnn.exchange.stack import Given, check_single, stacked, to_host
 from portnn.mlp import MLP
+from portnn.scaling import Scaling
 
 
-def from_keras(source: Any, activation: Any = None, *, backend: Any = "numpy", device: Any = None) -> MLP:
+def from_keras(
+    source: Any,
+    activation: Any = None,
+    *,
+    backend: Any = "numpy",
+    device: Any = None,
+    inputs: Scaling | None = None,
+    outputs: Scaling | None = None,
+) -> MLP:
     """Return the model with the weights of a stack of Keras ``Dense`` layers.
 
     Parameters
@@ -24,6 +33,8 @@ def from_keras(source: Any, activation: Any = None, *, backend: Any = "numpy", d
         ``"softplus"`` are ours; its leaky_relu has another slope: ``"leaky_relu(0.2)"`` since Keras 3.
     backend, device
         Where the model is to live.
+    inputs, outputs
+        A scaling before the first layer and behind the last, as for :class:`MLP`.
 
     Examples
     --------
@@ -49,7 +60,7 @@ def from_keras(source: Any, activation: Any = None, *, backend: Any = "numpy", d
     if activation is None and len(layers) > 1:
         message = f"{who}: a list of arrays does not say what stands between the layers; give it: activation='relu'"
         raise ValueError(message)
-    return stacked(who, layers, activation, backend, device)
+    return stacked(who, layers, activation, backend, device, inputs, outputs)
 
 
 def to_keras(model: MLP) -> list[numpy.ndarray]:

@@ -13,6 +13,7 @@ from portnn.backends.base import FLOATS
 from portnn.checks import check_array
 from portnn.errors import reason
 from portnn.mlp import MLP
+from portnn.scaling import Scaling
 
 
 class Given(NamedTuple):
@@ -27,7 +28,13 @@ def check_single(model: MLP, who: str) -> None:
     """Raise ValueError where a list of weights cannot hold the model."""
     if model.members is not None:
         raise ValueError(f"{who}: the model has {model.members} members, expected a single network; pass model[i]")
-    # SCALING: once a model can have scaled inputs or outputs, which no such list holds, refuse them here
+    scalings = {"inputs": model.layers[0].before, "outputs": model.layers[-1].after}
+    there = [f"{name}={type(scaling).__name__}" for name, scaling in scalings.items() if scaling is not None]
+    if there:
+        raise ValueError(
+            f"{who}: the model has {' and '.join(there)}, which a list of weights cannot hold; scale the data outside "
+            "of a model made without, or write it with portnn.onnx.to_onnx"
+        )
 
 
 def to_host(value: Any, who: str, name: str, ndim: int, expected: str) -> numpy.ndarray:
@@ -44,7 +51,15 @@ def to_host(value: Any, who: str, name: str, ndim: int, expected: str) -> numpy.
         raise ValueError(f"{who}: {name} cannot be copied to the host: {reason(error)}") from None
 
 
-def stacked(who: str, layers: Sequence[Given], activation: Any, backend: Any, device: Any) -> MLP:
+def stacked(
+    who: str,
+    layers: Sequence[Given],
+    activation: Any,
+    backend: Any,
+    device: Any,
+    inputs: Scaling | None,
+    outputs: Scaling | None,
+) -> MLP:
     """Return the model, after every shape and dtype has been looked at."""
     dtypes = sorted({a.dtype.name for layer in layers for a in (layer.weight, layer.bias) if a is not None})
     if len(dtypes) > 1:
@@ -66,6 +81,8 @@ def stacked(who: str, layers: Sequence[Given], activation: Any, backend: Any, de
         dtype=dtypes[0],
         backend=backend,
         device=device,
+        inputs=inputs,
+        outputs=outputs,
     )
     pieces = [a.reshape(-1) for layer in layers for a in (layer.weight, layer.bias) if a is not None]
     model.params = numpy.concatenate(pieces)

@@ -11,6 +11,7 @@ from portnn.errors import shown
 from portnn.exchange.stack import Given, check_single, stacked, to_host
 from portnn.files import listing
 from portnn.mlp import MLP
+from portnn.scaling import Scaling
 
 # class of a torch module -> the name of our activation, or None where its options ask for what we do not have
 _OF_TORCH: dict[str, Callable[[Any], str | None]] = {
@@ -30,6 +31,8 @@ def from_torch(
     names: Sequence[str] | None = None,
     backend: Any = "numpy",
     device: Any = None,
+    inputs: Scaling | None = None,
+    outputs: Scaling | None = None,
 ) -> MLP:
     """Return the model with the weights of a stack of ``torch.nn.Linear``.
 
@@ -47,6 +50,8 @@ def from_torch(
         None if they differ in their numbers only, as in ``0.weight, 2.weight`` or ``fc1.weight, fc2.weight``.
     backend, device
         Where the model is to live.
+    inputs, outputs
+        A scaling before the first layer and behind the last, as for :class:`MLP`.
 
     Notes
     -----
@@ -89,7 +94,7 @@ def from_torch(
         key = f"{key.removesuffix('weight')}bias"
         bias = to_host(state[key], who, key, 1, "(out_features,)") if key in state else None
         layers.append(Given(name or "the layer", weight.T, bias))
-    return stacked(who, layers, activation, backend, device)
+    return stacked(who, layers, activation, backend, device, inputs, outputs)
 
 
 def to_torch(model: MLP, names: Sequence[str] | None = None) -> dict[str, Array]:
