@@ -3,8 +3,8 @@
     python examples/export_onnx.py
     python examples/export_onnx.py --dataset digits --epochs 5 --out digits.onnx
 
-Needs ``pip install "portnn[onnx]"``. The file takes pixels in [0, 1] and gives ten raw outputs, the largest
-of which is the digit.
+Needs ``pip install "portnn[onnx]"``. The file takes pixels from 0 to 255 and gives ten raw outputs, the largest of
+which is the digit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def main() -> int:
         raise SystemExit(f'{error}: pip install "portnn[onnx]"') from None
 
     name, (x, t, x_test, t_test) = load(args, print)
-    model = portnn.MLP([x.shape[1], 256, 64, 10], activation="gelu", backend=args.backend, seed=args.seed)
+    x, x_test = 255.0 * x, 255.0 * x_test  # raw pixels: the scaling goes into the network, and into the file with it
+    scaling = portnn.Standardize(float(x.mean(dtype="float64")), float(x.std(dtype="float64")))
+    sizes = [x.shape[1], 256, 64, 10]
+    model = portnn.MLP(sizes, activation="gelu", inputs=scaling, backend=args.backend, seed=args.seed)
     portnn.fit(model, x, t, optimizer=portnn.Adam(1e-3), epochs=args.epochs, batch_size=128, seed=args.seed)
     print(f"{model}")
     print(f"{name}: test accuracy {100 * portnn.evaluate(model, x_test, t_test)['accuracy']:.2f}%")
