@@ -113,14 +113,21 @@ def ensemble_predict(model: MLP, x: Array, *, kind: str) -> EnsemblePrediction:
 
     """
     who = "ensemble_predict"
-    probabilities = {"classes": _softmax, "binary": lambda y: sigmoid(y)[0], "values": lambda y: y}
-    of = probabilities[one_of(f"kind of {who}", kind, probabilities)]
+    of = predicted(kind, model.sizes[-1], who)
     if model.members is None:
         raise TypeError(f"{who}: the model is a single network; use predict, or make it with members=M")
-    if kind == "classes" and model.sizes[-1] == 1:
-        raise ValueError(f"{who}: kind 'classes' wants an output per class, the network has 1 in all; use 'binary'")
     rows = max(CHUNK_ROWS // model.members, 1)
     return EnsemblePrediction(*_in_blocks(model, x, lambda y: _mean_and_spread(of(y)), rows, who))
+
+
+def predicted(kind: str, n_outputs: int, who: str) -> Callable[[Array], Array]:
+    """Return the function from raw outputs to what they predict: probabilities of classes, of a yes, or themselves."""
+    functions = {"classes": _softmax, "binary": lambda y: sigmoid(y)[0], "values": lambda y: y}
+    function: Callable[[Array], Array] = functions[one_of(f"kind of {who}", kind, functions)]
+    if kind == "classes" and n_outputs == 1:
+        message = f"{who}: kind 'classes' wants an output per class, the network has 1 in all; use 'binary'"
+        raise ValueError(message)
+    return function
 
 
 def _softmax(y: Array) -> Array:

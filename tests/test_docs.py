@@ -45,7 +45,8 @@ def run(block: Block, page: str, names: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page(page):
+def test_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the files that it writes
     names, missing = {"__name__": page}, []
     for block in blocks((DOCS / page).read_text(encoding="utf-8")):
         absent = [name for name in block.needs if importlib.util.find_spec(name) is None]

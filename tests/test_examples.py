@@ -698,12 +698,31 @@ def test_sweep_refuses(run, options, sentence):
     says_one_sentence(run("sweep.py", "--dataset", "digits", *options.split()), sentence)
 
 
+# -- export_onnx.py ---------------------------------------------------------------------------------------------------
+
+
+def test_exported_network_predicts_the_same(run, folder):
+    for package in ("ndonnx", "onnxruntime"):
+        needs(package)
+    done = run("export_onnx.py", "--dataset", "digits", "--epochs", 3, "--out", "exported/digits.onnx")
+    assert (done.code, done.err) == (0, "")
+    assert float(re.search(r"^digits: test accuracy ([\d.]+)%$", done.out, re.MULTILINE)[1]) > 80.0
+    size, nodes = re.search(
+        r"^exported/digits\.onnx: (\d+) bytes, (\d+) nodes, .*; valid$", done.out, re.MULTILINE
+    ).groups()
+    assert int(size) == (folder / "exported/digits.onnx").stat().st_size
+    assert int(nodes) < 1000
+    assert "360 of 360 predictions are equal" in done.out
+    worst = re.search(r"worst difference of an output ([\d.e-]+), that is ([\d.]+) eps of the largest", done.out)
+    assert float(worst[2]) < 4.0 * 16.0  # 4 sqrt(n) u, n = 256
+
+
 @pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py", "embed_physics.py", "embed_scipy.py"])
 def test_unknown_backend_is_one_sentence(run, script):
     says_one_sentence(run(script, "--backend", "nunpy"), "unknown backend 'nunpy'.*did you mean 'numpy'")
 
 
 def test_no_example_is_left_out():
-    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py"}
+    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "export_onnx.py"}
     tested |= {f"embed_{name}.py" for name in ("numpy", "physics", "jax", "torch", "scipy", "dask")}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
 LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict", "dask", "distributed", "optax"}
+EXPORTERS = {"ndonnx", "spox", "onnxruntime"}
 MATHEMATICS = (
     *("primitives", "special", "activations", "losses", "random", "initializers", "schedules", "clipping"),
     "optimizers",
@@ -38,7 +39,7 @@ ROOMS = (
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
-    *("hosts", "error_bars", "side_by_side", "agreement", "testing", "plots"),  # outer rooms
+    *("hosts", "error_bars", "side_by_side", "agreement", "testing", "plots", "exchange", "onnx"),  # outer rooms
     *("__init__", "__main__"),
 )
 
@@ -115,10 +116,10 @@ def is_namespace(node: ast.AST) -> bool:
 # -- the rules --------------------------------------------------------------------------------------------------------
 
 
-def names_a_library(tree: ast.Module) -> Iterator[str]:
+def names_a_library(tree: ast.Module, libraries: Set[str] = LIBRARIES) -> Iterator[str]:
     skipped = docstrings(tree)
     for line, name in imports(ast.walk(tree)):
-        if set(name.split(".")) & LIBRARIES:
+        if set(name.split(".")) & libraries:
             yield f"{line}: imports {name}"
     for node in ast.walk(tree):
         name = getattr(node, "id", getattr(node, "arg", None)) if isinstance(node, ast.Name | ast.arg) else None
@@ -126,8 +127,12 @@ def names_a_library(tree: ast.Module) -> Iterator[str]:
             name = node.attr
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
             name = node.value.strip(".:")
-        if name in LIBRARIES:
+        if name in libraries:
             yield f"{node.lineno}: says {name}"
+
+
+def names_the_exporter(tree: ast.Module) -> Iterator[str]:
+    yield from names_a_library(tree, EXPORTERS)
 
 
 def imports_numpy(tree: ast.Module) -> Iterator[str]:
@@ -243,6 +248,12 @@ RULES = {
             *("x = cupy.asarray(1)", "y = compat.torch.sum(x)", "if backend.name == 'jax': pass", "s.strip('torch.')"),
         ),
         ("'''As torch and jax have it.'''", "raise ValueError('pass a torch tensor')", "import numpy"),
+    ),
+    "only the export knows what it is made with": Rule(
+        names_the_exporter,
+        outside("onnx"),
+        ("import ndonnx", "from spox import Var", "if xp.__name__ == 'ndonnx': pass", "def f(onnxruntime): ..."),
+        ("from portnn import onnx", "'''As onnxruntime has it.'''"),
     ),
     "the mathematics does not import numpy": Rule(
         imports_numpy,

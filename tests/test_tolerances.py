@@ -20,6 +20,10 @@ def wide(a):
     return a.astype(np.float64)
 
 
+HIDDEN = np.tanh(wide(A32) @ wide(B32))
+HIDDEN_AND_OUT = [HIDDEN, HIDDEN @ wide(B32[:4]) + wide(BIAS32)]
+
+
 # name -> (what float arithmetic gives, the exact value, the bound)
 CASES = {
     "rounded": (A.astype(np.float32), A, tolerances.rounded(A, np.float32)),
@@ -29,6 +33,12 @@ CASES = {
         wide(A32) @ wide(B32) + wide(BIAS32),
         tolerances.affine(A32, B32, BIAS32, np.float32),
     ),
+    "network": (
+        np.tanh(A32 @ B32) @ B32[:4] + BIAS32,
+        np.tanh(wide(A32) @ wide(B32)) @ wide(B32[:4]) + wide(BIAS32),
+        tolerances.network(A32, [B32, B32[:4]], [None, BIAS32], HIDDEN_AND_OUT, np.float32),
+    ),
+    "exchanged": (A32 @ B32, wide(A32) @ wide(B32), tolerances.exchanged(A32 @ B32, 300, np.float32)),
     "long_sum": (LONG.sum(axis=1), wide(LONG).sum(axis=1), tolerances.long_sum(LONG, 1, np.float32)),
     "few_steps": (GRADIENT * (1.0 + 2.0**-52), GRADIENT, tolerances.few_steps(GRADIENT, np.float64)),
     "first_gradient": (GRADIENT * (1.0 + 2.0**-52), GRADIENT, tolerances.first_gradient(GRADIENT, np.float64)),
