@@ -77,9 +77,10 @@ def test_one_formula_on_all_libraries(name, dtype):
         assert_within(y, other, first_gradient(other, dtype))
 
 
+@pytest.mark.parametrize("where", ["dask", "ndonnx"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_all_activations_where_nothing_else_is_tested(activation):
-    there, model = place("dask"), model_of(activation, "float64")
+def test_all_activations_where_nothing_else_is_tested(activation, where):
+    there, model = place(where), model_of(activation, "float64")
     exact = bridge(model, model.params, X)
     for one, other in zip(bridge(model, there.make(model.params), there.make(X)), exact, strict=True):
         assert_within(there.back(one), other, first_gradient(other, "float64"))
