@@ -33,8 +33,8 @@ def to_onnx(
 
     The graph takes ``(batch, n_features)`` and gives ``(batch, n_outputs)``, or ``(members, batch, n_outputs)`` for a
     model with members, for any batch, in the dtype of the model. It holds what ``model.apply`` does, operation by
-    operation, with the parameters as constants; a runtime differs from portnn by the order of its sums and the last
-    bits of its exponentials and hyperbolic tangents.
+    operation, scalings included, with the parameters as constants; a runtime differs from portnn by the order of its
+    sums and the last bits of its exponentials and hyperbolic tangents.
 
     Parameters
     ----------
