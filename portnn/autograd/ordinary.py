@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from portnn.autograd.transform import is_array, vjp
-from portnn.backends import Array
+from portnn.backends import Array, namespace
 from portnn.primitives import Pair, unpacked
 
 # Functions that once returned an array: they need not be called to find out again.
@@ -29,7 +30,8 @@ def pair_of(f: Callable[..., Any], what: str, *args: Any) -> Pair:
     (array([1., 4.]), (array([2., 4.]),))
 
     """
-    if not (_ordinary and _remembered(f)):
+    # on the tape of a step that is recorded twice, both times have to be alike
+    if not (_ordinary and _remembered(f) and isinstance(namespace(args[0]), ModuleType)):
         result = f(*args)
         if not is_array(result):
             return unpacked(result, what)

@@ -133,22 +133,25 @@ class Pullback:
         self.level = run.space.level
 
     def __call__(self, dy: Any) -> tuple[Any, ...]:
-        """Return the cotangents of the arguments for one of the output."""
+        """Return the cotangents of the arguments for one of the output, or for an array that broadcasts to it."""
         given, _ = flatten(dy)
         if len(given) != len(self.roots):
             raise ValueError(f"{self.who}: the pullback got {len(given)} cotangents for {len(self.roots)} outputs")
         roots = []
         for node, (shape, dtype), cotangent in zip(self.roots, self.shapes, given, strict=True):
-            if not is_array(cotangent) or tuple(cotangent.shape) != shape:
+            if not is_array(cotangent) or not _stretches(tuple(cotangent.shape), shape):
                 got = tuple(cotangent.shape) if is_array(cotangent) else type(cotangent).__name__
                 raise ValueError(
-                    f"{self.who}: the cotangent has shape {got}, the output {shape}; pass an array like it"
+                    f"{self.who}: the cotangent has shape {got}, the output {shape}; pass an array that can be "
+                    "broadcast to it"
                 )
             if type(cotangent) is Array and cotangent.space.level >= self.level:
                 raise TypeError(
                     f"{self.who}: the pullback got a recorded cotangent, which it was made too early for; call vjp "
                     "within the function that is differentiated"
                 )
+            if tuple(cotangent.shape) != shape:
+                cotangent = namespace(cotangent).broadcast_to(cotangent, shape)
             if node is not None:
                 roots.append((node, fitted(cotangent, shape, dtype)))
         return self.pulled(roots)
@@ -163,6 +166,11 @@ class Pullback:
                 parts.append(found[node.number] if node.number in found else namespace(value).zeros_like(value))
             results.append(rebuilt(parts))
         return tuple(results)
+
+
+def _stretches(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of a shape can be broadcast to another."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
 
 
 def _check_argument(who: str, i: int, leaf: Any) -> None:
