@@ -42,7 +42,7 @@ CONSTANT = frozenset(
 # There is one, and no rule: of constants only.
 REFUSED = frozenset(
     (
-        *("nextafter", "unique_all", "unique_counts", "unique_inverse", "unique_values"),
+        *("nextafter", "real", "unique_all", "unique_counts", "unique_inverse", "unique_values"),
         *("linalg.eig", "linalg.eigh", "linalg.eigvals", "linalg.pinv", "linalg.qr", "linalg.svd"),
         *(f"fft.{name}" for name in ("fft", "ifft", "fftn", "ifftn", "rfft", "irfft", "rfftn", "irfftn")),
         *(f"fft.{name}" for name in ("hfft", "ihfft", "fftshift", "ifftshift")),
@@ -100,8 +100,8 @@ class Namespace:
         if name in _OTHERS:
             thing = getattr(self.base, name)
         elif name in ("linalg", "fft"):
-            getattr(self.base, name)  # AttributeError where the library has no such extension
-            thing = Extension(self, name)
+            getattr(self.base, name)  # AttributeError where the library has no such extension, or has it switched off
+            return Extension(self, name)
         else:
             thing = self.function(name)
         self.__dict__[name] = thing
