@@ -45,26 +45,28 @@ def flatten(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
 
     """
     leaves: list[Any] = []
+    shape = _shape_of(tree, leaves)
+    return leaves, lambda values: _filled(shape, iter(values))
 
-    def shape_of(part: Any) -> Any:
-        if isinstance(part, dict):
-            return dict, list(part), [shape_of(p) for p in part.values()]
-        if isinstance(part, tuple | list):
-            return type(part), None, [shape_of(p) for p in part]
-        leaves.append(part)
-        return None
 
-    def filled(shape: Any, source: Iterator[Any]) -> Any:
-        if shape is None:
-            return next(source)
-        kind, keys, parts = shape
-        values = [filled(p, source) for p in parts]
-        if kind is dict:
-            return dict(zip(keys, values, strict=True))
-        return kind(*values) if hasattr(kind, "_fields") else kind(values)
+def _shape_of(tree: Any, leaves: list[Any]) -> Any:
+    """Return what is left of a tree without its leaves, and append these: None, or (type, keys, parts)."""
+    if isinstance(tree, dict):
+        return dict, list(tree), [_shape_of(part, leaves) for part in tree.values()]
+    if isinstance(tree, tuple | list):
+        return type(tree), None, [_shape_of(part, leaves) for part in tree]
+    leaves.append(tree)
+    return None
 
-    shape = shape_of(tree)
-    return leaves, lambda values: filled(shape, iter(values))
+
+def _filled(shape: Any, values: Iterator[Any]) -> Any:
+    if shape is None:
+        return next(values)
+    kind, keys, parts = shape
+    filled = [_filled(part, values) for part in parts]
+    if kind is dict:
+        return dict(zip(keys, filled, strict=True))
+    return kind(*filled) if hasattr(kind, "_fields") else kind(filled)
 
 
 def is_array(thing: Any) -> bool:
@@ -232,8 +234,8 @@ def vjp(f: Callable[..., Any], *args: Any, argnums: Argnums = None) -> tuple[Any
     Notes
     -----
     Where a maximum, ``max`` or ``clip`` is reached twice, each side has its share of the derivative, as in JAX; that of
-    ``abs`` and ``sign`` at 0 is 0; that of ``where`` comes from the branch that was taken, but 0 times an infinite
-    derivative of the other is NaN. Complex numbers are not differentiated.
+    ``abs`` at 0 is 0, as in torch (JAX: 1). That of ``where`` comes from the branch that was taken, but 0 times an
+    infinite derivative of the other is NaN. Complex numbers are not differentiated.
 
     Source: Griewank, Walther, "Evaluating derivatives", SIAM 2008, chapter 3.
 
