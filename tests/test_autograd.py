@@ -1,5 +1,6 @@
 """portnn.autograd as a whole: random programs, the network, ordinary functions in ``fit``, memory, what is refused."""
 
+import copy
 import gc
 import sys
 import threading
@@ -563,6 +564,7 @@ def test_arrays_can_be_used_by_hand():
     assert np.from_dlpack(x).tolist() == [[1.0, 2.0], [3.0, 4.0]]
     x[0, 1] = 7.0
     assert np.asarray(x).tolist() == [[1.0, 7.0], [3.0, 4.0]]
+    assert np.asarray(copy.deepcopy(x)).tolist() == np.asarray(copy.copy(x)).tolist() == [[1.0, 7.0], [3.0, 4.0]]
     y = x.to_device("cpu")
     assert np.asarray(y).tolist() == np.asarray(x).tolist()
     i = xp.asarray([5, 6])

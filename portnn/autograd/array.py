@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -159,6 +160,10 @@ class Array:
     def mT(self) -> Array:
         """The transpose of each matrix."""
         return self.space.matrix_transpose(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Array:
+        """Copy the value; the copy was computed as the original was."""
+        return Array(copy.deepcopy(self.value, memo), self.space, self.node)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Namespace:
         """The namespace that records, over that of the value."""
