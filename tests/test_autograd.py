@@ -258,7 +258,17 @@ def test_all_that_takes_a_loss_takes_an_ordinary_one(library):
     for loss in (per_sample, over_batch):
         ours, theirs = (portnn.evaluate(model, x, t, loss=of)["loss"] for of in (loss, "mse"))
         assert_within(ours, theirs, tolerances.few_steps(theirs, np.float64))
+    for ours, theirs in zip(model.input_gradient(x, t, per_sample), model.input_gradient(x, t, "mse"), strict=True):
+        theirs = library.to_numpy(theirs)
+        assert_within(library.to_numpy(ours), theirs, tolerances.first_gradient(theirs, np.float64))
     assert portnn.predict(model, x).shape == (6, 2)
+
+
+def test_derivatives_of_a_network_with_an_ordinary_activation():
+    """Outputs along a direction and the Jacobian, which need the slopes of the activation."""
+    model, twin = (portnn.MLP([5, 4, 2], activation=f, dtype="float64") for f in (softsign, softsign_pair))
+    for ours, theirs in ((model.jacobian(X), twin.jacobian(X)), (model.jvp(X, X)[1], twin.jvp(X, X)[1])):
+        assert_within(ours, theirs, tolerances.first_gradient(theirs, np.float64))
 
 
 def test_a_loss_of_labels():
