@@ -5,6 +5,7 @@ This file only hands names on.
 
 from portnn import (
     activations,
+    autograd,
     backends,
     datasets,
     exchange,
@@ -40,6 +41,7 @@ __all__ = [
     "Rescale",
     "Standardize",
     "activations",
+    "autograd",
     "backends",
     "datasets",
     "ensemble_predict",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from portnn import checks
+from portnn.autograd import pair_of
 from portnn.backends import Array, Backend, namespace
 from portnn.chunked import by_chunks, wants_chunks
 from portnn.curvature import loss_curvature
@@ -16,7 +18,7 @@ from portnn.losses import Loss, get_loss
 from portnn.members import column
 from portnn.network import forward
 from portnn.objective import Objective, losses_of, make_objective, shares
-from portnn.primitives import Pair, unpacked
+from portnn.primitives import Pair
 from portnn.tangents import jacobian, tangents
 
 
@@ -262,7 +264,7 @@ class Derivatives:
             entry = get_loss(loss)
             x, t, _, _ = self._batch(x, t, entry, None, None, "MLP.input_gradient")
             y, pullback = forward(self.layers, self._params, x)
-            values, loss_pullback = unpacked(entry.pair(y, t), "loss")
+            values, loss_pullback = pair_of(entry.pair, "loss", y, t)
             dy = loss_pullback(namespace(values).ones_like(values))
             return values, pullback(dy[0] if isinstance(dy, tuple) else dy)[1]
 
@@ -302,7 +304,7 @@ class Derivatives:
             _, v = self._directions(x, None, v, who, "v")
             (y, dy), pullback = tangents(self.layers, self._params, x, v, None)
             options = {} if share is None else {"output_share": share}
-            _, loss_pullback = unpacked(entry.pair(y, t, **options), "loss")
+            _, loss_pullback = pair_of(functools.partial(entry.pair, **options), "loss", y, t)
             of_sample = shares(y)(weight, y.shape[-2])
             bent = loss_curvature(entry, y, t, dy, share) * of_sample[..., None]
             product, _ = pullback(bent, *loss_pullback(of_sample))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 
+from portnn.autograd import value_of
 from portnn.backends import Array
 from portnn.backends.base import Rows, State, Step, batch_at, summed
 from portnn.layout import placed
@@ -50,7 +51,7 @@ def _where(model: MLP, params: Array, updated: Array, loss: Array, x: Array) -> 
     x = x if before is None else before(x)[0]
     for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
         z, _ = linear(x, weight, None if layer.bias is None else params[..., layer.bias])
-        x, _ = layer.activation(z)
+        x = value_of(layer.activation(z), f"MLP: the activation of layer {i}")
         if after is not None and layer is model.layers[-1]:
             x, _ = after(x)
         if not _finite(model, z) or not _finite(model, x):

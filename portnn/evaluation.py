@@ -9,6 +9,7 @@ import numpy
 
 from portnn import checks
 from portnn.activations import sigmoid
+from portnn.autograd import value_of
 from portnn.backends import HOST, Array, Backend, namespace, one_of
 from portnn.backends.base import Batch, Metrics
 from portnn.chunked import by_chunks, wants_chunks
@@ -17,7 +18,6 @@ from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.network import forward
-from portnn.primitives import unpacked
 from portnn.pure import Pure, name_of, network_key
 
 
@@ -234,7 +234,7 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
 
     def judge(params: Array, batch: Batch) -> Metrics:
         y, weight = forward(layers, params, batch["x"])[0], batch.get("weight")
-        values, _ = unpacked(loss.pair(y, batch["t"], **options), "loss")
+        values = value_of(loss.pair(y, batch["t"], **options), "loss")
         per_sample = count(y, batch["t"])
         if values.ndim == y.ndim - 1:
             per_sample["loss"] = values if weight is None else values * weight

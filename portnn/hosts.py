@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from portnn import checks
+from portnn.autograd import pair_of
 from portnn.backends import HOST, Array, device, namespace
 from portnn.evaluation import checked
 from portnn.feed import CHUNK_ROWS, Feed
@@ -20,7 +21,7 @@ from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty
 from portnn.mlp import MLP
 from portnn.network import forward, weights_of
-from portnn.primitives import linear, unpacked
+from portnn.primitives import linear
 from portnn.pure import Pure, name_of, network_key
 
 Vector = numpy.ndarray
@@ -204,8 +205,8 @@ def _slopes(layers: tuple[Layer, ...], params: Array, x: Array) -> Iterator[tupl
     zero = xp.zeros((), dtype=params.dtype, device=device(params))
     for i, (layer, weight) in enumerate(zip(layers, weights_of(layers, params), strict=True)):
         z, _ = linear(y, weight, None if layer.bias is None else params[layer.bias])
-        result = layer.activation(z, zero) if layer.compares_with_zero else layer.activation(z)
-        out, pullback = unpacked(result, f"MLP: the activation of layer {i}")
+        given = (z, zero) if layer.compares_with_zero else (z,)
+        out, pullback = pair_of(layer.activation, f"MLP: the activation of layer {i}", *given)
         kept.append((layer, weight, y, pullback))
         y = out
     eye = xp.eye(y.shape[-1], dtype=params.dtype, device=device(params))

@@ -226,6 +226,7 @@ LOSSES = {
 def get_loss(spec: Any) -> Loss:
     """Return the loss for a name, for one of the functions above, for a partial of one, or for a user's own pair.
 
+    A function of yours that returns its values alone, without a pullback, is differentiated by :mod:`portnn.autograd`.
     For a pair of yours with labels as targets hand in ``Loss(name, pair, "classes")``. A pair may also return the mean
     over the batch, a scalar, in place of one value per sample; sample weights then have nothing to act on and are
     refused.

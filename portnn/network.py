@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.layout import Layer, placed
-from portnn.primitives import Pair, linear, unpacked
+from portnn.primitives import Pair, linear
 from portnn.scaling import Placed
 
 Scalings = tuple[Placed | None, Placed | None]
@@ -60,8 +61,8 @@ def forward(
     for i, (layer, weight) in enumerate(zip(layers, weights_of(layers, params), strict=True)):
         bias = None if layer.bias is None else params[..., layer.bias]
         y, affine = linear(y, weight, bias, input_gradient=input_gradient or i > 0)
-        result = layer.activation(y, zero) if layer.compares_with_zero else layer.activation(y)
-        y, activation = unpacked(result, f"MLP: the activation of layer {i}")
+        z = (y, zero) if layer.compares_with_zero else (y,)
+        y, activation = pair_of(layer.activation, f"MLP: the activation of layer {i}", *z)
         if y.dtype != dtype:  # an activation of the user's: a NumPy scalar in it is enough
             raise TypeError(f"MLP: the activation of layer {i} turns {dtype} into {y.dtype}; use Python numbers in it")
         pullbacks.append((affine, activation))

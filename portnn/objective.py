@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.checks import check_penalty
 from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty, weighted_mean
 from portnn.members import column
 from portnn.network import forward
-from portnn.primitives import unpacked
 
 Objective = Callable[..., tuple[Array, Array, Array]]
 Losses = Callable[..., tuple[Array, Array | None, Array, Array]]
@@ -39,9 +39,14 @@ def make_losses(
 
     def losses(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array | None, Array, Array]:
         y, pullback = forward(layers, params, x, zero=zero, scalings=scalings, input_gradient=False)
-        values, loss_pullback = unpacked(pair(y, t), "loss")
+        values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
+        if values.ndim >= y.ndim:
+            raise ValueError(
+                f"the loss returns shape {tuple(values.shape)} for outputs {tuple(y.shape)}, expected one number per "
+                "sample or their mean; take the mean over the last axis"
+            )
         if values.ndim == y.ndim - 1:
             share = share_of(weight, y.shape[-2])
         elif weight is None:

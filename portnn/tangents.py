@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from portnn.activations import identity
+from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.curvature import Curvature, curvature_of
 from portnn.layout import Layer, placed
 from portnn.network import join, weights_of
-from portnn.primitives import linear, unpacked
+from portnn.primitives import linear
 
 
 def tangents(
@@ -43,8 +44,7 @@ def tangents(
         if d_weight is not None:
             more, of_weights = linear(a, d_weight, d_bias)
             dz = more if dz is None else dz + more
-        result = layer.activation(z)
-        a, slope = unpacked(result, f"MLP: the activation of layer {i}")
+        a, slope = pair_of(layer.activation, f"MLP: the activation of layer {i}", z)
         da = _only(slope(dz))
         steps.append((layer, z, dz, back, of_direction, of_weights, slope))
     if after is not None:
@@ -87,7 +87,7 @@ def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
     weights, slopes = weights_of(layers, params), list[Array]()
     for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
         z, _ = linear(a, weight, None if layer.bias is None else params[..., layer.bias])
-        a, slope = unpacked(layer.activation(z), f"MLP: the activation of layer {i}")
+        a, slope = pair_of(layer.activation, f"MLP: the activation of layer {i}", z)
         slopes.append(None if layer.activation is identity else _only(slope(xp.ones_like(z))))
     lead, n_outputs = a.shape[:-1], a.shape[-1]
     last = xp.eye(n_outputs, dtype=dtype, device=device(params))

@@ -486,6 +486,49 @@ def test_xor_prints_losses_and_the_final_table(run, backend):
     assert max(abs(target - prediction) for *_, target, prediction in rows) < 0.05
 
 
+@pytest.mark.parametrize(("options", "n_params", "bound"), [((), 17, 0.1), (("--activation", "sigmoid"), 17, 0.2)])
+def test_xor_node_by_node(run, options, n_params, bound):
+    epochs = () if not options else ("--epochs", 3000, "--learning-rate", 2.0)
+    done = run("xor_scalar.py", "--seed", 1, *options, *epochs)
+    assert done.code == 0, done.err
+    assert done.lines[0] == f"{n_params} parameters"
+    losses = [float(loss) for loss in re.findall(r"^Epoch +\d+ \| Total Loss: (\d+\.\d{6})$", done.out, re.MULTILINE)]
+    assert losses[0] > 0.5 > 0.1 > losses[-1]
+    found = re.findall(r"Target: ([01]\.0) \| Prediction: (-?\d\.\d{4})", done.out)
+    assert len(found) == 4
+    assert max(abs(float(target) - float(prediction)) for target, prediction in found) < bound
+
+
+def test_xor_node_by_node_is_the_network_of_matrices():
+    scalar = example("xor_scalar")
+    network = scalar.Network(2, [4, 1])
+    params = network.initial(5)
+    value, gradient = portnn.autograd.value_and_grad(lambda p: scalar.total_loss(network, p))(params)
+    model = portnn.MLP([2, 4, 1], activation=["tanh", "tanh"], dtype="float64")
+
+    def flat(nested):  # weights row by row, then biases
+        pieces = []
+        for layer in nested:
+            pieces += [float(neuron[i]) for i in range(len(layer[0]) - 1) for neuron in layer]
+            pieces += [float(neuron[-1]) for neuron in layer]
+        return np.asarray(pieces)
+
+    model.params = flat(params)
+    x, t = np.asarray([row for row, _ in scalar.ROWS]), np.asarray([[target] for _, target in scalar.ROWS])
+    loss, grad = model.loss_and_grad(x, t, "mse")
+    assert network.n_params == model.n_params == 17
+    for ours, theirs in ((np.asarray(value), 4.0 * loss), (flat(gradient), 4.0 * grad)):
+        tolerances.assert_within(ours, theirs, tolerances.first_gradient(theirs, np.float64))
+
+
+def test_xor_node_by_node_draws_a_neuron(run, folder):
+    done = run("xor_scalar.py", "--draw", "neuron.dot", "--activation", "relu")
+    assert done.code == 0, done.err
+    text = (folder / "neuron.dot").read_text()
+    assert text.startswith("digraph {")
+    assert [word in text for word in ("{weight 0 |", "{bias |", "{maximum |", "{multiply |")] == [True] * 4
+
+
 @pytest.fixture(scope="module")
 def embedded(run):
     """Return what embed_numpy.py prints after 150 steps, without the name of the backend."""
@@ -723,6 +766,6 @@ def test_unknown_backend_is_one_sentence(run, script):
 
 
 def test_no_example_is_left_out():
-    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "export_onnx.py"}
+    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "xor_scalar.py", "export_onnx.py"}
     tested |= {f"embed_{name}.py" for name in ("numpy", "physics", "jax", "torch", "scipy", "dask")}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -34,8 +34,8 @@ LAYOUT = (*MATHEMATICS, "layout")
 ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
-    *("members", "random", "primitives", "special", "activations", "losses", "initializers", "schedules"),
-    *("clipping", "optimizers", "curvature", "scaling"),
+    *("members", "random", "primitives", "differences", "autograd", "special", "activations", "losses"),
+    *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling"),
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
     *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop

@@ -42,6 +42,7 @@ CASES = {
     "long_sum": (LONG.sum(axis=1), wide(LONG).sum(axis=1), tolerances.long_sum(LONG, 1, np.float32)),
     "few_steps": (GRADIENT * (1.0 + 2.0**-52), GRADIENT, tolerances.few_steps(GRADIENT, np.float64)),
     "first_gradient": (GRADIENT * (1.0 + 2.0**-52), GRADIENT, tolerances.first_gradient(GRADIENT, np.float64)),
+    "composite": (GRADIENT * (1.0 + 2.0**-40), GRADIENT, tolerances.composite(GRADIENT)),
     "central_difference": (
         (np.sin(A + tolerances.STEP) - np.sin(A - tolerances.STEP)) / (2.0 * tolerances.STEP),
         np.cos(A),
