@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from portnn.backends import Array, device, namespace, one_of
+from portnn.backends import Array, namespace, one_of
 from portnn.primitives import Pair
 from portnn.special import normal_cdf
 
@@ -20,8 +20,8 @@ Activation = Callable[..., Pair]
 
 
 def _zero(xp: Any, like: Array) -> Array:
-    """Return a 0-d zero: a Python scalar in ``maximum`` becomes an upload from the host on torch."""
-    return xp.zeros((), dtype=like.dtype, device=device(like))
+    """Return zeros where the caller has made none: in ``maximum`` torch uploads a Python scalar from the host."""
+    return xp.zeros_like(like)
 
 
 def identity(z: Array) -> Pair:
@@ -40,7 +40,8 @@ def relu(z: Array, zero: Array | None = None) -> Pair:
     """Return y = max(z, 0); dz = dy where z > 0, else 0 (at z = 0 too, as torch and JAX have it).
 
     Numerical stability: ``maximum`` keeps a NaN; ``where(z > 0, z, 0)`` would turn it into 0 and hide a network that
-    has diverged.
+    has diverged. Without ``zero`` it is written with ``where`` all the same, the other way round, which keeps a NaN
+    too: at z = 0 ``maximum`` has no slope, and autograd and jax.grad of this code would be wrong there.
 
     Examples
     --------
@@ -51,11 +52,10 @@ def relu(z: Array, zero: Array | None = None) -> Pair:
 
     """
     xp = namespace(z)
-    zero = _zero(xp, z) if zero is None else zero
-    y = xp.maximum(z, zero)
+    y = xp.where(z <= 0.0, xp.zeros_like(z), z) if zero is None else xp.maximum(z, zero)
 
     def vjp(dy: Array) -> tuple[Array, ...]:
-        return (dy * xp.astype(y > zero, y.dtype),)
+        return (dy * xp.astype(y > (0.0 if zero is None else zero), y.dtype),)
 
     return y, vjp
 
@@ -74,10 +74,11 @@ def leaky_relu(z: Array, slope: float = 0.01) -> Pair:
 
     """
     xp = namespace(z)
-    y = xp.maximum(z, z * slope)
+    positive = z > 0.0
+    y = xp.where(positive, z, z * slope)  # maximum has no slope at z = 0
 
     def vjp(dy: Array) -> tuple[Array, ...]:
-        on = xp.astype(z > 0.0, z.dtype)
+        on = xp.astype(positive, z.dtype)
         return (dy * (on * (1.0 - slope) + slope),)
 
     return y, vjp
@@ -100,11 +101,12 @@ def elu(z: Array, zero: Array | None = None, *, alpha: float = 1.0, scale: float
     """
     xp = namespace(z)
     zero = _zero(xp, z) if zero is None else zero
-    below = xp.expm1(xp.minimum(z, zero))
-    y = (xp.maximum(z, zero) + below * alpha) * scale
+    positive = z > zero  # minimum and maximum have no slope at z = 0
+    below = xp.expm1(xp.where(positive, zero, z))
+    y = xp.where(positive, z, below * alpha) * scale
 
     def vjp(dy: Array) -> tuple[Array, ...]:
-        on = xp.astype(z > zero, z.dtype)
+        on = xp.astype(positive, z.dtype)
         return (dy * ((on + (1.0 - on) * ((below + 1.0) * alpha)) * scale),)
 
     return y, vjp

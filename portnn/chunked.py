@@ -16,7 +16,7 @@ from portnn import checks
 from portnn.backends import Array, dtype_name, get_backend, namespace
 from portnn.guests import taken_in
 from portnn.layout import Layer
-from portnn.network import forward
+from portnn.network import forward, zero_of
 
 ROWS = 8192  # of a chunk at a time: what lies between the layers of all of them would take more room than the chunk
 
@@ -84,7 +84,8 @@ class Worker:
             outputs = []
             for start in range(0, max(x.shape[0], 1), ROWS):  # a chunk may be empty
                 rows = x[start : start + ROWS, ...]
-                y, _ = forward(self.layers, self.params, rows if at_home else backend.asarray(rows, self.params.dtype))
+                rows = rows if at_home else backend.asarray(rows, self.params.dtype)
+                y, _ = forward(self.layers, self.params, rows, zero=zero_of(self.params))
                 outputs.append(y if at_home else backend.to_numpy(y))
             y = outputs[0] if len(outputs) == 1 else namespace(outputs[0]).concat(outputs, axis=-2)
             return leave(y)

@@ -32,7 +32,7 @@ Curvature = Callable[[Array], Array]
 def curvature_of(activation: Activation) -> Curvature | None:
     """Return the second derivative of an activation of ours, a function of z; None where it is 0 everywhere.
 
-    At the kinks of relu, leaky_relu, elu and selu it is 0, as in torch and JAX.
+    At the kinks of relu, leaky_relu, elu and selu it is 0, as in torch.
 
     Examples
     --------
@@ -53,10 +53,10 @@ def curvature_of(activation: Activation) -> Curvature | None:
 
 
 def _elu(z: Array, alpha: float = 1.0, scale: float = 1.0) -> Array:
-    """Return scale alpha exp(z) where z <= 0, else 0."""
+    """Return scale alpha exp(z) where z < 0, else 0."""
     xp = namespace(z)
-    below = xp.where(z <= 0.0, z, xp.zeros_like(z))  # exp of it cannot overflow
-    return xp.astype(z <= 0.0, z.dtype) * (xp.exp(below) * (alpha * scale))
+    below = xp.where(z < 0.0, z, xp.zeros_like(z))  # exp of it cannot overflow
+    return xp.astype(z < 0.0, z.dtype) * (xp.exp(below) * (alpha * scale))
 
 
 def _tanh(z: Array) -> Array:
@@ -84,9 +84,14 @@ def _softplus(z: Array) -> Array:
 
 
 def _gelu(z: Array) -> Array:
-    """Return phi(z) (2 - z^2)."""
-    square = z * z
-    return namespace(z).exp(-0.5 * square) * (1.0 / math.sqrt(2.0 * math.pi)) * (2.0 - square)
+    """Return phi(z) (2 - z^2).
+
+    Numerical stability: |z| is held at 100, where phi is 0 already, so that nothing overflows beside it.
+    """
+    xp = namespace(z)
+    near = xp.where(xp.abs(z) > 100.0, xp.full_like(z, 100.0), z)
+    square = near * near
+    return xp.exp(-0.5 * square) * (1.0 / math.sqrt(2.0 * math.pi)) * (2.0 - square)
 
 
 def _gelu_tanh(z: Array) -> Array:
@@ -154,6 +159,8 @@ def loss_curvature(loss: Loss, y: Array, t: Array, v: Array, output_share: Array
         return product * xp.sum(t, axis=-1, keepdims=True) if t.dtype == y.dtype else product
     if plain not in (binary_cross_entropy, mse, mae, huber, poisson):
         raise TypeError(f"the second derivative of loss {loss.name!r} is not known; use a loss of portnn's")
+    options = dict(options)
+    output_share = options.pop("output_share", output_share)
     share = 1.0 / y.shape[-1] if output_share is None else output_share
     return _bend(xp, plain, y, t, **options) * share * v
 

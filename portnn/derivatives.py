@@ -222,8 +222,8 @@ class Derivatives:
     def value_and_grad(self, loss: Any = "cross_entropy", *, l1: Any = 0.0, l2: Any = 0.0) -> Callable[..., Any]:
         """Return the pure function ``loss, grad = f(params, x, t, weight=None)``, for optimizers of other libraries.
 
-        ``loss``, ``l1``, ``l2`` as in :meth:`loss_and_grad`; arrays of the model's library, ``x`` in its dtype.
-        Nothing is checked, so that it can be compiled.
+        ``loss``, ``l1``, ``l2`` as in :meth:`loss_and_grad`; arrays of the model's library. Only shapes and dtypes are
+        looked at, so that it can be compiled.
 
         Examples
         --------
@@ -237,8 +237,17 @@ class Derivatives:
         with self.scope():
             objective = self.objective(loss, l1=l1, l2=l2, who="MLP.value_and_grad")
 
+        who, entry, n_outputs = "MLP.value_and_grad", get_loss(loss), self.sizes[-1]
+
         def f(params: Array, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array]:
+            home(self.backend, params, x, who)
             with self.scope():
+                t = checks.check_traced_targets(t, entry, x.shape[-2], n_outputs, params.dtype, who)
+                if weight is not None:
+                    if tuple(weight.shape) != (x.shape[-2],):
+                        raise ValueError(f"{who}: weight has shape {tuple(weight.shape)}, expected ({x.shape[-2]},)")
+                    xp = namespace(params)
+                    weight = weight if weight.dtype == params.dtype else xp.astype(weight, params.dtype)
                 value, grad, _ = objective(params, x, t, weight)
                 return value, grad
 
@@ -265,6 +274,8 @@ class Derivatives:
             x, t, _, _ = self._batch(x, t, entry, None, None, "MLP.input_gradient")
             y, pullback = forward(self.layers, self._params, x)
             values, loss_pullback = pair_of(entry.pair, "loss", y, t)
+            if values.ndim != y.ndim - 1:
+                raise ValueError(f"MLP.input_gradient: loss {entry.name!r} returns a number per batch, not per sample")
             dy = loss_pullback(namespace(values).ones_like(values))
             return values, pullback(dy[0] if isinstance(dy, tuple) else dy)[1]
 
@@ -330,9 +341,11 @@ class Derivatives:
         n_outputs, dtype = self.sizes[-1], self._params.dtype
         self._check(x, who)
         n = checks.check_samples(who, x=x[0, ...] if x.ndim == 3 else x)
-        traced = t is not None and self.backend.owns(t) and not self.backend.is_concrete(t)
+        ours = [a for a in (t, sample_weight) if a is not None and self.backend.owns(a)]
+        traced = not all(map(self.backend.is_concrete, ours))
         if self.backend.is_concrete(x) and not traced:
-            checks.check_finite(x, self.backend, self.dtype, who)
+            with self.backend.reading():
+                checks.check_finite(x, self.backend, self.dtype, who)
         if traced:
             if class_weight is not None:
                 raise ValueError(f"{who}: class_weight needs the values of t, which is traced; use sample_weight")
@@ -358,7 +371,8 @@ class Derivatives:
                 checks.check_place(given, checks.check_array(given, who, name), self.backend, who, name)
                 if tuple(given.shape) != tuple(like.shape):
                     raise ValueError(f"{who}: {name} has shape {tuple(given.shape)}, expected {tuple(like.shape)}")
-                given = self.backend.asarray(given, self._params.dtype)
+                dtype = self._params.dtype
+                given = given if given.dtype == dtype else self.backend.xp.astype(given, dtype)
             found.append(given)
         return found[0], found[1]
 

@@ -49,6 +49,8 @@ def _members_off(model: MLP, params: Array, loss: Array) -> tuple[int, ...]:
 def _where(model: MLP, params: Array, updated: Array, loss: Array, x: Array) -> str:
     before, after = placed(model.layers, params)
     x = x if before is None else before(x)[0]
+    if not _finite(model, x):
+        return "the inputs are NaN or infinity behind their scaling"
     for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
         z, _ = linear(x, weight, None if layer.bias is None else params[..., layer.bias])
         x = value_of(layer.activation(z), f"MLP: the activation of layer {i}")

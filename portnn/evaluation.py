@@ -17,7 +17,7 @@ from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
-from portnn.network import forward
+from portnn.network import forward, zero_of
 from portnn.pure import Pure, name_of, network_key
 
 
@@ -168,8 +168,11 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
         checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
         feed, layers = Feed(backend, x, {}, model.params.dtype, one_pass=True), model.layers
         known = network_key(model)
-        outputs = Pure(lambda params, x: forward(layers, params, x)[0], known and ("outputs", known))
-        run = backend.compiled(outputs)
+
+        def outputs(params: Array, x: Array) -> Array:
+            return forward(layers, params, x, zero=zero_of(params))[0]
+
+        run = backend.compiled(Pure(outputs, known and ("outputs", known)))
         blocks = [f(run(model.params, batch["x"])) for batch in feed.in_order(rows)]
         if on_host:
             blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
@@ -233,7 +236,7 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
     known = network and pair and ("judge", network, pair, loss.kind, None if share is None else share.tobytes())
 
     def judge(params: Array, batch: Batch) -> Metrics:
-        y, weight = forward(layers, params, batch["x"])[0], batch.get("weight")
+        y, weight = forward(layers, params, batch["x"], zero=zero_of(params))[0], batch.get("weight")
         values = value_of(loss.pair(y, batch["t"], **options), "loss")
         per_sample = count(y, batch["t"])
         if values.ndim == y.ndim - 1:

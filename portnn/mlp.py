@@ -10,12 +10,13 @@ from typing import Any
 from portnn import checks, model_file
 from portnn.activations import describe_activation
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
+from portnn.backends.base import FLOATS
 from portnn.chunked import by_chunks, wants_chunks
 from portnn.derivatives import Derivatives
 from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
 from portnn.members import chosen
-from portnn.network import weights_of
-from portnn.scaling import Scaling
+from portnn.network import forward, weights_of, zero_of
+from portnn.scaling import Scaling, check_width
 
 
 class MLP(Derivatives):
@@ -26,7 +27,7 @@ class MLP(Derivatives):
     sizes
         Numbers of features, from inputs to outputs; ``[n, k]`` alone is a linear model.
     activation
-        One name or (value, pullback) function for all hidden layers, or a sequence: one for each hidden layer, or one
+        One name or function for all hidden layers, or a sequence: one for each hidden layer, or one
         for every layer, outputs included (which otherwise have none). Names: identity, relu, leaky_relu, elu, selu,
         tanh, sigmoid, softplus, gelu, gelu_tanh, silu, mish; ``"leaky_relu(0.2)"`` sets the slope, ``"elu(0.5)"``
         alpha. A function of yours takes z and returns ``y, vjp``.
@@ -87,6 +88,7 @@ class MLP(Derivatives):
         self.layers = layout(self.sizes, activation, bias, inputs, outputs)
         self.backend = get_backend(backend, device)
         self.dtype = dtype_name(dtype)
+        self._check_width(self.dtype)
         self.matmul_precision = one_of("matmul_precision", matmul_precision, ("float32", "tf32"))
         self.members = None if members is None else checks.check_count("MLP", "members", members)
         self.seed, seeds = check_seeds(seed, self.members)
@@ -168,7 +170,14 @@ class MLP(Derivatives):
         if wants_chunks(self._params, x):
             return by_chunks(self, self._params, x, "MLP")
         with self.scope():
-            return self.apply(self._params, self._input(x, "MLP"))
+            x = self._input(x, "MLP")
+            if not self.backend.is_concrete(x):  # differentiated by others, perhaps
+                return self.apply(self._params, x)
+            return forward(self.layers, self._params, x, zero=zero_of(self._params))[0]
+
+    def _check_width(self, dtype: str) -> None:
+        if dtype in FLOATS:
+            check_width(self.layers[0].before, self.layers[-1].after, dtype)
 
     def _check(self, x: Any, who: str) -> None:
         """Look at the metadata of ``x`` alone."""
@@ -206,6 +215,7 @@ class MLP(Derivatives):
             else get_backend(self.backend if backend is None else backend, device)
         )
         dtype = self.dtype if dtype is None else dtype_name(dtype)
+        self._check_width(dtype)
         params = target.received(self._params, self.backend, target.float_dtype(dtype))
         return self._with(backend=target, dtype=dtype, _params=params)
 

@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray]:
         wanted = [tensor for i in range(len(layers)) for tensor in _tensors(layers, i)]
     except FormatError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
         raise FormatError(f"{where}: the configuration is not one of a portnn model: {error}") from error
     pieces = []
     for name, _, shape in wanted:

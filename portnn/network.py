@@ -19,6 +19,22 @@ def weights_of(layers: tuple[Layer, ...], params: Array) -> tuple[Array, ...]:
     return tuple(xp.reshape(params[..., a.weight], (*lead, a.fan_in, a.fan_out)) for a in layers)
 
 
+def check_shapes(layers: tuple[Layer, ...], params: Array, x: Array) -> None:
+    """Raise ValueError unless parameters and inputs have the shapes that the layers expect."""
+    last = layers[-1]
+    n_params = (last.weight if last.bias is None else last.bias).stop
+    if tuple(params.shape[-1:]) != (n_params,) or len(x.shape) < 2 or x.shape[-1] != layers[0].fan_in:
+        expected = f"(..., {n_params}) and (..., batch, {layers[0].fan_in})"
+        raise ValueError(
+            f"MLP: params and x have shapes {tuple(params.shape)} and {tuple(x.shape)}, expected {expected}"
+        )
+
+
+def zero_of(params: Array) -> Array:
+    """Return a 0-d zero in the dtype and on the device of an array."""
+    return namespace(params).zeros((), dtype=params.dtype, device=device(params))
+
+
 def forward(
     layers: tuple[Layer, ...],
     params: Array,
@@ -37,7 +53,8 @@ def forward(
     x
         ``(..., batch, n_features)``; another dtype than that of ``params`` is cast.
     zero
-        A 0-d zero in the dtype and on the device of ``params``, for callers that run many steps.
+        A 0-d zero in the dtype and on the device of ``params``, see :func:`zero_of`, where nobody else differentiates
+        this code: some activations are faster with it.
     scalings
         What :func:`portnn.layout.placed` gives, for the same callers.
     input_gradient
@@ -45,14 +62,9 @@ def forward(
 
     """
     xp, dtype = namespace(params), params.dtype
-    last = layers[-1]
-    n_params = (last.weight if last.bias is None else last.bias).stop
-    if params.shape[-1] != n_params or x.ndim < 2 or x.shape[-1] != layers[0].fan_in:
-        expected = f"(..., {n_params}) and (..., batch, {layers[0].fan_in})"
-        raise ValueError(
-            f"MLP: params and x have shapes {tuple(params.shape)} and {tuple(x.shape)}, expected {expected}"
-        )
-    zero = xp.zeros((), dtype=dtype, device=device(params)) if zero is None else zero
+    check_shapes(layers, params, x)
+    if zero is None and not xp.isdtype(dtype, "real floating"):
+        raise TypeError(f"MLP: params have dtype {dtype}, expected a real floating one: float32 or float64")
     before, after = placed(layers, params) if scalings is None else scalings
     y = x if x.dtype == dtype else xp.astype(x, dtype)
     if before is not None:
@@ -61,7 +73,7 @@ def forward(
     for i, (layer, weight) in enumerate(zip(layers, weights_of(layers, params), strict=True)):
         bias = None if layer.bias is None else params[..., layer.bias]
         y, affine = linear(y, weight, bias, input_gradient=input_gradient or i > 0)
-        z = (y, zero) if layer.compares_with_zero else (y,)
+        z = (y, zero) if layer.compares_with_zero and zero is not None else (y,)
         y, activation = pair_of(layer.activation, f"MLP: the activation of layer {i}", *z)
         if y.dtype != dtype:  # an activation of the user's: a NumPy scalar in it is enough
             raise TypeError(f"MLP: the activation of layer {i} turns {dtype} into {y.dtype}; use Python numbers in it")

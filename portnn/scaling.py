@@ -5,6 +5,7 @@ They are fixed: fitted to data once, kept with the model, saved with it, and not
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -92,8 +93,9 @@ class Rescale:
         """Bring the smallest number of each feature to ``low`` and the largest to ``high``; one that never changes to
         ``low``.
         """
-        if not low < high:
-            raise ValueError(f"{cls.__name__}.fit: low must be < high, got {low!r} and {high!r}")
+        numbers = all(isinstance(v, int | float) and numpy.isfinite(v) for v in (low, high))
+        if not (numbers and low < high):
+            raise ValueError(f"{cls.__name__}.fit: low must be < high, got {shown(low)} and {shown(high)}")
         least = numpy.min([block.min(axis=0) for block in _blocks(x, cls.__name__)], axis=0)
         most = numpy.max([block.max(axis=0) for block in _blocks(x, cls.__name__)], axis=0)
         factor = (high - low) / numpy.where(most > least, most - least, high - low)
@@ -132,6 +134,29 @@ def check_scaling(scaling: Any, argument: str, n_features: int) -> Scaling | Non
     return scaling
 
 
+def check_width(before: Scaling | None, after: Scaling | None, dtype: str) -> None:
+    """Raise ValueError for scalings whose numbers ``dtype`` cannot hold, or cannot tell apart.
+
+    What is left of a difference of numbers much larger than it is their rounding: an offset may be up to 1 / (8 eps)
+    times the spread, a million in float32.
+    """
+    info = numpy.finfo(dtype)
+    for argument, scaling in (("inputs", before), ("outputs", after)):
+        if scaling is None:
+            continue
+        offset, spread = (scaling.mean, scaling.std) if isinstance(scaling, Standardize) else (scaling.offset, 1.0)
+        if isinstance(scaling, Rescale) and argument == "outputs":
+            spread = scaling.factor
+        sizes = [numpy.abs(numpy.asarray(getattr(scaling, f.name))) for f in fields(scaling)]
+        held = all(((a == 0.0) | ((a >= info.smallest_normal) & (a <= info.max))).all() for a in sizes)
+        if not held or (numpy.abs(offset) * info.eps > numpy.abs(spread) / 8.0).any():
+            what = "numbers beyond its range" if not held else "an offset that is too large beside the spread"
+            cure = "use dtype='float64', or " if dtype == "float32" else ""
+            raise ValueError(
+                f"MLP: {argument}={type(scaling).__name__} has, for {dtype}, {what}; {cure}subtract and divide before"
+            )
+
+
 def described(scaling: Scaling | None) -> dict[str, Any] | None:
     """Return what a file keeps of it: the numbers as JSON writes them, which is exact for float64."""
     if scaling is None:
@@ -151,8 +176,9 @@ def _keep(scaling: Any, *names: str, nonzero: str) -> None:
     for name in names:
         given = getattr(scaling, name)
         try:
-            a = numpy.asarray(given, dtype="float64")
-        except (TypeError, ValueError):
+            plain = numpy.asarray(given)
+            a = plain.astype("float64") if plain.dtype.kind in "iuf" else numpy.asarray(numpy.nan)
+        except (TypeError, ValueError, OverflowError):
             a = numpy.asarray(numpy.nan)
         who = type(scaling).__name__
         if a.ndim > 1 or a.size == 0 or not numpy.isfinite(a).all():
@@ -162,9 +188,16 @@ def _keep(scaling: Any, *names: str, nonzero: str) -> None:
         object.__setattr__(scaling, name, float(a) if a.ndim == 0 else tuple(a.tolist()))
 
 
+@functools.lru_cache(maxsize=64)
+def _rounded(numbers: float | tuple[float, ...], dtype: str) -> numpy.ndarray:
+    with numpy.errstate(over="ignore"):
+        return numpy.asarray(numbers, dtype=dtype)
+
+
 def _on(like: Array, numbers: float | Sequence[float]) -> Array:
-    xp, narrow = namespace(like), dtype_name(like.dtype) == "float32"  # on the host: the device may lack the wider type
-    a = xp.asarray(numpy.asarray(numbers, dtype="float32" if narrow else "float64"), device=device(like))
+    # rounded on the host: the device may lack the wider type
+    xp, host = namespace(like), _rounded(numbers, "float32" if dtype_name(like.dtype) == "float32" else "float64")
+    a = xp.asarray(host, device=device(like), copy=True)
     return a if a.dtype == like.dtype else xp.astype(a, like.dtype)
 
 
@@ -175,6 +208,12 @@ def _blocks(x: Array, who: str) -> Iterator[numpy.ndarray]:
     if len(x.shape) not in (1, 2) or 0 in x.shape:
         raise ValueError(f"{who}.fit: x has shape {tuple(x.shape)}, expected (n, n_features) with n of at least 1")
     backend = get_backend(x)
+    backend.refuse(x, f"{who}.fit", "x")
+    if not backend.xp.isdtype(x.dtype, ("bool", "integral", "real floating")):
+        raise TypeError(f"{who}.fit: x has dtype {x.dtype}, expected real numbers")
     for start in range(0, x.shape[0], _BLOCK):
         block = backend.to_numpy(x[start : min(start + _BLOCK, x.shape[0]), ...]).astype("float64")
+        if not numpy.isfinite(block).all():
+            row = int(numpy.argwhere(~numpy.isfinite(block))[0][0])
+            raise ValueError(f"{who}.fit: x holds NaN or infinity, first at row {start + row}")
         yield block if block.ndim == 2 else block[:, None]

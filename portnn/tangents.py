@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from portnn.activations import identity
+from portnn.activations import describe_activation, identity
 from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.curvature import Curvature, curvature_of
 from portnn.layout import Layer, placed
-from portnn.network import join, weights_of
+from portnn.network import check_shapes, forward, join, weights_of
 from portnn.primitives import linear
 
 
@@ -28,6 +28,11 @@ def tangents(
     by the Hessian", Neural Computation 6, 1994). Directions are constants to it; None, for one of them, are zeros.
     """
     xp, dtype = namespace(params), params.dtype
+    check_shapes(layers, params, x)
+    for name, given, like, axes in (("dx", dx, x, 2), ("d_params", d_params, params, 1)):
+        if given is not None and (given.ndim < axes or tuple(given.shape[-axes:]) != tuple(like.shape[-axes:])):
+            raise ValueError(f"MLP: {name} has shape {tuple(given.shape)}, expected {tuple(like.shape)}")
+    d_params = d_params if d_params is None or d_params.dtype == dtype else xp.astype(d_params, dtype)
     before, after = placed(layers, params)
     a, da = (v if v is None or v.dtype == dtype else xp.astype(v, dtype) for v in (x, dx))
     if before is not None:
@@ -51,7 +56,13 @@ def tangents(
         a, unscale_back = after(a)
         (da,) = unscale_back(da)
 
+    shape = _shape(a)
+
     def vjp(y_bar: Array, dy_bar: Array) -> tuple[Array, ...]:
+        for bar in (y_bar, dy_bar):
+            if tuple(bar.shape) != shape:
+                raise ValueError(f"MLP: a cotangent has shape {tuple(bar.shape)}, expected {shape}")
+        y_bar, dy_bar = (v if v.dtype == dtype else xp.astype(v, dtype) for v in (y_bar, dy_bar))
         if after is not None:
             (y_bar,), (dy_bar,) = unscale_back(y_bar), unscale_back(dy_bar)
         pieces: list[Array] = []
@@ -77,9 +88,16 @@ def tangents(
 def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
     """Return dy_k / dx_j of every sample, ``(..., batch, n_outputs, n_features)``.
 
-    J <- J diag(f'(z)) W^T from the last layer to the first, for all samples and outputs in one product per layer.
+    J <- J diag(f'(z)) W^T from the last layer to the first, for all samples and outputs in one product per layer. With
+    an activation of the user's, which need not act number by number, one pullback for each output.
     """
     xp, dtype = namespace(params), params.dtype
+    if any(describe_activation(layer.activation).startswith("<") for layer in layers):
+        lead = params.shape[:-1] if x.ndim == 2 else ()  # members that share x
+        y, pullback = forward(layers, params, xp.broadcast_to(x, (*lead, *x.shape)))
+        eye = xp.eye(y.shape[-1], dtype=dtype, device=device(params))
+        rows = [pullback(xp.broadcast_to(eye[k, :], y.shape))[1] for k in range(y.shape[-1])]
+        return xp.stack(rows, axis=-2)
     before, after = placed(layers, params)
     a = x if x.dtype == dtype else xp.astype(x, dtype)
     if before is not None:
@@ -108,6 +126,10 @@ def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
 def _along(scaling: Any, dx: Array) -> Array:
     """Return the derivative of a scaling along ``dx``: it is linear but for its offset."""
     return _only(scaling(dx)[1](dx))
+
+
+def _shape(a: Any) -> tuple[int, ...]:
+    return tuple(a.shape)
 
 
 def _only(result: Any) -> Array:

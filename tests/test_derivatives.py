@@ -259,6 +259,98 @@ def test_second_derivatives_far_out_are_finite_and_right(activation):
     assert_within(found, expected, bound)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hosts_find_the_slopes_of_portnn_where_units_are_exactly_zero(activation):
+    """A narrow network without biases yet: units switch off together, and what follows is exactly 0."""
+    model = portnn.MLP([2, 3, 3, 1], activation=activation, dtype="float64", seed=1)
+    x = np.concatenate([np.random.default_rng(18).standard_normal((40, 2)), np.zeros((3, 2))])
+    _, vjp = model.vjp(x)
+    d_params, dx = vjp(np.ones((43, 1)))
+    there = model.to(backend="torch")
+    params, a = there.params.clone().requires_grad_(), torch.tensor(x, requires_grad=True)
+    there.apply(params, a).sum().backward()
+    assert_within(params.grad.numpy(), d_params, first_gradient(d_params, "float64"))
+    assert_within(a.grad.numpy(), dx, first_gradient(dx, "float64"))
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    there = model.to(backend="jax")
+    found = jax.grad(lambda p, a: there.apply(p, a).sum(), argnums=(0, 1))(there.params, jax.numpy.asarray(x))
+    for ours, expected in zip(found, (d_params, dx), strict=True):
+        assert_within(np.asarray(ours), expected, first_gradient(expected, "float64"))
+
+
+@pytest.mark.parametrize("activation", ["elu", "selu", "relu", "leaky_relu"])
+def test_second_derivatives_at_kinks_are_those_of_torch(activation):
+    z = torch.tensor([0.0, -0.0], dtype=torch.float64)
+    expected = torch.func.vmap(torch.func.grad(torch.func.grad(THEIRS[activation])))(z).numpy()
+    curvature = curvature_of(get_activation(activation))
+    assert_same(np.zeros(2) if curvature is None else curvature(z.numpy()), expected)
+
+
+def test_second_derivatives_do_not_overflow():
+    assert_same(curvature_of(ACTIVATIONS["gelu"])(np.asarray([3e19, -3e19], dtype="float32")), np.zeros(2, "float32"))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_jacobian_of_an_activation_that_mixes_units(members):
+    def softmax(z):
+        e = np.exp(z - z.max(-1, keepdims=True))
+        p = e / e.sum(-1, keepdims=True)
+        return p, lambda dy: (p * (dy - (p * dy).sum(-1, keepdims=True)),)
+
+    model = network(softmax, 1, members)
+    x, h = np.random.default_rng(19).standard_normal((BATCH, INPUTS)), STEP
+    slopes = [(model(x + h * e) - model(x - h * e)) / (2 * h) for e in np.eye(INPUTS)]
+    assert_within(model.jacobian(x), np.stack(slopes, axis=-1), central_difference(model(x)))
+
+
+def test_class_weights_count_in_products_with_hessians():
+    model = network("tanh", 1)
+    x, v = np.random.default_rng(20).standard_normal((2, BATCH, INPUTS))[0], np.ones(model.n_params)
+    for loss, t, weights in (
+        ("cross_entropy", LABELS, [1.0, 2.0, 3.0, 4.0]),
+        ("mse", np.random.default_rng(21).standard_normal((BATCH, OUTPUTS)), [1.0, 2.0, 3.0, 4.0]),
+    ):
+        options, h = {"class_weight": weights}, 1e-6
+        start, ends = np.asarray(model.params).copy(), []
+        for s in (h, -h):
+            model.params = start + s * v
+            ends.append(model.loss_and_grad(x, t, loss, **options)[1])
+        model.params = start
+        assert_within(model.hvp(x, t, v, loss, **options), (ends[0] - ends[1]) / (2 * h), 1e-8)
+        plain = model.hvp(x, t, v, loss)
+        assert np.max(np.abs(plain - model.hvp(x, t, v, loss, **options))) > 1e-3
+
+
+def test_a_share_of_outputs_may_be_bound_to_the_loss():
+    model, share = network("tanh", 1), np.asarray([0.1, 0.2, 0.3, 0.4])
+    x, t = np.ones((BATCH, INPUTS)), np.zeros((BATCH, OUTPUTS))
+    bound = model.hvp(x, t, np.ones(model.n_params), functools.partial(portnn.losses.mse, output_share=share))
+    expected = model.hvp(x, t, np.ones(model.n_params), "mse", class_weight=share)
+    assert_within(bound, expected, first_gradient(expected, "float64"))
+
+
+def test_products_with_hessians_in_what_jax_compiles():
+    """Conjugate gradients, scans and vmap over directions, with the samples closed over."""
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    model = portnn.MLP([INPUTS, 2, OUTPUTS], activation="tanh", dtype="float64", backend="jax")
+    x, v = jax.numpy.asarray(np.random.default_rng(22).standard_normal((BATCH, INPUTS))), model.params
+    expected = np.asarray(model.hvp(x, LABELS, v))
+    found = jax.jit(lambda v: model.hvp(x, LABELS, v))(v)
+    assert_within(np.asarray(found), expected, first_gradient(expected, "float64"))
+    whole = jax.vmap(lambda v: model.hvp(x, LABELS, v))(jax.numpy.eye(model.n_params))
+    assert_within(np.asarray(whole @ v), expected, 16 * first_gradient(expected, "float64"))
+    along = jax.vmap(lambda v: model.jvp(x, d_params=v)[1])(jax.numpy.eye(model.n_params))
+    assert along.shape == (model.n_params, BATCH, OUTPUTS)
+    weight = jax.numpy.linspace(0.5, 1.5, BATCH)
+    loss = jax.jit(lambda w: model.loss_and_grad(x, LABELS, sample_weight=w)[0])(weight)
+    expected = np.asarray(model.loss_and_grad(x, LABELS, sample_weight=weight)[0])
+    assert_within(np.asarray(loss), expected, first_gradient(expected, "float64"))
+
+
+def mean_square(y, t):
+    return np.mean(y * y), lambda d: (2.0 * y / y.size * d,)
+
+
 def own(z):
     return z * 2.0, lambda dz: (dz * 2.0,)
 
@@ -287,6 +379,24 @@ def test_what_cannot_be_differentiated_twice_is_said():
         (lambda m, x: m.jvp(x, dx=torch.tensor(x)), "MLP.jvp: dx and the parameters must use the same namespace"),
         (lambda m, x: m.jacobian(x[:, :2]), "MLP.jacobian: X has 2 features, but MLP is expecting 3"),
         (lambda m, x: m.jvp(x, dx=x.tolist()), "MLP.jvp: dx is a list"),
+        (lambda m, x: m.tangents(m.params, x, dx=x[:1]), r"MLP: dx has shape \(1, 3\), expected \(5, 3\)"),
+        (lambda m, x: m.tangents(m.params, x, d_params=np.ones(100)), r"MLP: d_params has shape \(100,\), expected"),
+        (lambda m, x: m.tangents(np.ones(100), x, dx=x), r"MLP: params and x have shapes \(100,\) and \(5, 3\)"),
+        (
+            lambda m, x: m.tangents(m.params, x, dx=x)[1](x, x),
+            r"a cotangent has shape \(5, 3\), expected \(5, 4\)",
+        ),
+        (lambda m, x: m.value_and_grad("mse")(m.params, x, x), r"t has shape \(5, 3\), mse expects one row for each"),
+        (lambda m, x: m.value_and_grad()(m.params, x, LABELS, np.ones(2)), r"weight has shape \(2,\), expected \(5,\)"),
+        (
+            lambda m, x: m.value_and_grad()(torch.tensor(m.params), x, LABELS),
+            "params is a torch array on cpu, x a n",
+        ),
+        (lambda m, x: m.apply(np.ones(16, dtype="int64"), x), "MLP: params have dtype int64, expected a real floating"),
+        (
+            lambda m, x: m.input_gradient(x, LABELS, portnn.losses.Loss("mine", mean_square, "classes")),
+            "loss 'mine' returns a number per batch, not per sample",
+        ),
     ],
 )
 def test_bad_directions_are_said_in_one_sentence(call, said):

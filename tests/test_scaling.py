@@ -175,10 +175,11 @@ def test_a_file_without_scalings_is_of_the_old_format(tmp_path):
         {"kind": "Rescale", "factor": "abc"},
         {"kind": "Rescale", "factor": [1.0, 2.0]},
         {"kind": "Rescale", "factor": float("inf")},
+        {"kind": "Rescale", "factor": 10**400},
         ["Rescale", 1.0],
         3,
     ],
-    ids=str,
+    ids=lambda description: str(description)[:40],
 )
 def test_files_with_other_scalings_are_refused(tmp_path, description, monkeypatch):
     model = MLP([3, 1], inputs=Rescale(2.0))
@@ -204,7 +205,25 @@ def test_files_with_other_scalings_are_refused(tmp_path, description, monkeypatc
         (lambda: Rescale.fit(X, low=1.0, high=0.0), "Rescale.fit: low must be < high"),
         (lambda: Standardize.fit(X[:0]), "Standardize.fit: x has shape"),
         (lambda: Standardize.fit([[1.0]]), "Standardize.fit: x is a list"),
-        (lambda: Standardize.fit(np.asarray([[np.nan]])), "Standardize: mean must be a finite number"),
+        (
+            lambda: Standardize.fit(np.asarray([[1.0], [np.nan]])),
+            "Standardize.fit: x holds NaN or infinity, first at r",
+        ),
+        (lambda: Rescale.fit(np.asarray([[np.inf]])), "Rescale.fit: x holds NaN or infinity, first at row 0"),
+        (lambda: Standardize.fit(np.ma.masked_array([[1.0]], mask=[[True]])), "masked arrays are not supported"),
+        (lambda: Standardize.fit(np.asarray([[1j]])), "Standardize.fit: x has dtype complex128, expected real numbers"),
+        (lambda: Rescale.fit(X, low="a"), "Rescale.fit: low must be < high, got 'a' and 1.0"),
+        (lambda: Standardize(10**400, 1.0), "Standardize: mean must be a finite number"),
+        (lambda: Standardize("3", 1.0), "Standardize: mean must be a finite number"),
+        (lambda: Rescale(factor=True), "Rescale: factor must be a finite number"),
+        (
+            lambda: MLP([1, 1], inputs=Standardize(1.7e9, 35.0)),
+            "for float32, an offset that is too large beside the s",
+        ),
+        (lambda: MLP([1, 1], outputs=Rescale(35.0, 1.7e9)), "outputs=Rescale has, for float32, an offset that is too"),
+        (lambda: MLP([1, 1], inputs=Rescale(1.0, -1e7)), "inputs=Rescale has, for float32, an offset that is too"),
+        (lambda: MLP([1, 1], inputs=Standardize(0.0, 1e-50)), "numbers beyond its range; use dtype='float64'"),
+        (lambda: MLP([1, 1], inputs=Rescale(1e39), dtype="float64").to(dtype="float32"), "numbers beyond its range"),
     ],
 )
 def test_bad_scalings_are_said_in_one_sentence(make, said):

@@ -172,6 +172,10 @@ class Backend:
         """Whether ``x`` has values that can be read now (False inside a trace)."""
         return True
 
+    def reading(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which values of concrete arrays can be read, even while something is traced."""
+        return contextlib.nullcontext()
+
     def refuse(self, x: Array, who: str, argument: str) -> None:
         """Raise if ``x``, an array of this library, cannot be used as plain data."""
 

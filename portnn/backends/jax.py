@@ -101,8 +101,8 @@ class JaxBackend(Backend):
         return isinstance(x, jax.Array)
 
     def device_of(self, x: Array) -> Any:
-        """Return the one device of a committed array; None for a tracer or a sharded array."""
-        device = x.device if self.is_concrete(x) else None
+        """Return the one device of a committed array; None for a tracer, a sharded array and one that goes anywhere."""
+        device = x.device if self.is_concrete(x) and getattr(x, "committed", True) else None
         return device if hasattr(device, "platform") else None
 
     def is_concrete(self, x: Array) -> bool:
@@ -110,6 +110,12 @@ class JaxBackend(Backend):
         import jax
 
         return not isinstance(x, jax.core.Tracer)
+
+    def reading(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside ``jit`` operations are traced, whatever their arguments are, unless they are asked for now."""
+        import jax
+
+        return jax.ensure_compile_time_eval()
 
     def ran_out_of_memory(self, error: BaseException) -> bool:
         """XLA puts it into the text."""
