@@ -49,7 +49,8 @@ def scipy_objective(
     model
         A single network. It says sizes, library, device and dtype; its parameters are neither used nor changed.
     x, t, loss, sample_weight, class_weight, l1, l2
-        As in :func:`portnn.fit`. They are checked now, once, and moved to the device once if they fit.
+        As in :func:`portnn.fit`. They are checked now, once, and moved to the device once if they fit; ``x`` is read
+        where it lies, so do not write into it while f is in use.
 
     Returns
     -------

@@ -30,7 +30,7 @@ class MLP(Derivatives):
         One name or function for all hidden layers, or a sequence: one for each hidden layer, or one
         for every layer, outputs included (which otherwise have none). Names: identity, relu, leaky_relu, elu, selu,
         tanh, sigmoid, softplus, gelu, gelu_tanh, silu, mish; ``"leaky_relu(0.2)"`` sets the slope, ``"elu(0.5)"``
-        alpha. A function of yours takes z and returns ``y, vjp``.
+        alpha. A function of yours takes z and returns ``y, vjp``, or y alone, which portnn.autograd differentiates.
     init
         The initial weights: a name of :mod:`portnn.initializers`, one of its functions, or a sequence of one per layer.
     bias

@@ -94,9 +94,15 @@ def forward(
             pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias]
         if before is not None and input_gradient:
             (dy,) = scale_back(dy)
-        return join(xp, pieces), dy
+        return of_params(join(xp, pieces), params), dy
 
     return y, vjp
+
+
+def of_params(d_params: Array, params: Array) -> Array:
+    """Return a gradient in the shape of the parameters: axes of x in front of the batch count as samples."""
+    extra = d_params.ndim - params.ndim
+    return namespace(d_params).sum(d_params, axis=tuple(range(extra))) if extra > 0 else d_params
 
 
 def join(xp: Any, pieces: list[Array]) -> Array:

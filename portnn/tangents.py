@@ -13,7 +13,7 @@ from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.curvature import Curvature, curvature_of
 from portnn.layout import Layer, placed
-from portnn.network import check_shapes, forward, join, weights_of
+from portnn.network import check_shapes, forward, join, of_params, weights_of
 from portnn.primitives import linear
 
 
@@ -80,7 +80,7 @@ def tangents(
             pieces[:0] = [xp.reshape(weight_bar, (*weight_bar.shape[:-2], -1)), *bias_bar]
         if before is not None:
             (y_bar,) = scale_back(y_bar)
-        return join(xp, pieces), y_bar
+        return of_params(join(xp, pieces), params), y_bar
 
     return (a, da), vjp
 

@@ -347,6 +347,19 @@ def test_products_with_hessians_in_what_jax_compiles():
     assert_within(np.asarray(loss), expected, first_gradient(expected, "float64"))
 
 
+def test_axes_in_front_of_the_batch_are_samples_too():
+    """Time, or another axis of data: the gradient has the shape of the parameters."""
+    model, rng = network("tanh", 1), np.random.default_rng(23)
+    x, dx = rng.standard_normal((2, 4, BATCH, INPUTS))
+    dy = rng.standard_normal((4, BATCH, OUTPUTS))
+    flat, flat_dx, flat_dy = x.reshape(-1, INPUTS), dx.reshape(-1, INPUTS), dy.reshape(-1, OUTPUTS)
+    expected = model.forward(model.params, flat)[1](flat_dy)[0]
+    assert_within(model.forward(model.params, x)[1](dy)[0], expected, first_gradient(expected, "float64"))
+    expected = model.tangents(model.params, flat, dx=flat_dx)[1](flat_dy, flat_dy)[0]
+    found = model.tangents(model.params, x, dx=dx)[1](dy, dy)[0]
+    assert_within(found, expected, first_gradient(expected, "float64"))
+
+
 def mean_square(y, t):
     return np.mean(y * y), lambda d: (2.0 * y / y.size * d,)
 
