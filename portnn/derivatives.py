@@ -274,7 +274,7 @@ class Derivatives:
             x, t, _, _ = self._batch(x, t, entry, None, None, "MLP.input_gradient")
             y, pullback = forward(self.layers, self._params, x)
             values, loss_pullback = pair_of(entry.pair, "loss", y, t)
-            if values.ndim != y.ndim - 1:
+            if tuple(values.shape) != tuple(y.shape[:-1]):
                 raise ValueError(f"MLP.input_gradient: loss {entry.name!r} returns a number per batch, not per sample")
             dy = loss_pullback(namespace(values).ones_like(values))
             return values, pullback(dy[0] if isinstance(dy, tuple) else dy)[1]

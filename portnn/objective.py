@@ -42,7 +42,7 @@ def make_losses(
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
-        if values.ndim >= y.ndim:
+        if tuple(values.shape) not in (tuple(y.shape[:-1]), tuple(y.shape[:-2])):
             raise ValueError(
                 f"the loss returns shape {tuple(values.shape)} for outputs {tuple(y.shape)}, expected one number per "
                 "sample or their mean; take the mean over the last axis"

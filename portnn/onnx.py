@@ -14,6 +14,7 @@ from portnn.errors import reason, shown
 from portnn.evaluation import predicted
 from portnn.files import StrPath, atomic_write
 from portnn.mlp import MLP
+from portnn.network import forward, zero_of
 
 __all__ = ["to_onnx"]
 
@@ -90,7 +91,8 @@ def to_onnx(
         raise ValueError(f"to_onnx: the parameters take {host.params.nbytes} bytes, an ONNX file holds 2 GiB at most")
     x = ndonnx.argument(shape=("batch", host.sizes[0]), dtype=getattr(ndonnx, host.dtype))
     try:
-        y = of(host.apply(ndonnx.asarray(host.params), x))
+        params = ndonnx.asarray(host.params)
+        y = of(forward(host.layers, params, x, zero=zero_of(params))[0])
     except (NotImplementedError, TypeError, AttributeError, ValueError) as error:
         raise TypeError(
             f"to_onnx: ndonnx cannot note the forward pass ({type(error).__name__}: {reason(error)}); activations of "

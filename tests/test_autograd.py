@@ -1,7 +1,9 @@
 """portnn.autograd as a whole: random programs, the network, ordinary functions in ``fit``, memory, what is refused."""
 
 import copy
+import functools
 import gc
+import math
 import sys
 import threading
 import weakref
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import tolerances
 from hypothesis import strategies as st
-from tolerances import assert_within
+from tolerances import assert_same, assert_within
 
 import portnn
 from portnn import autograd
@@ -598,7 +600,8 @@ def test_recorded_arrays_say_so():
     [
         (lambda: grad(lambda x: x)(A), ValueError, r"the function returned an array of shape \(3, 4\), expected a 0-d"),
         (lambda: grad(lambda x: (x, x))(np.asarray(1.0)), TypeError, "the function returned 2 arrays, expected one"),
-        (lambda: grad(float)(np.asarray(1.0)), TypeError, "the function returned float, expected an array"),
+        (lambda: grad(lambda x: 1.0)(np.asarray(1.0)), TypeError, "the function returned float, expected an array"),
+        (lambda: grad(float)(np.asarray(1.0)), TypeError, r"float\(\): the array is recorded"),
         (lambda: grad(lambda x: x)(1.0), TypeError, "argument 0 is float, expected an array"),
         (lambda: grad(lambda x: x)(LABELS), TypeError, "argument 0 has dtype int32, expected a real floating-point"),
         (lambda: grad(lambda x: x, argnums=2)(A), ValueError, "argnums is 2, the function got 1 arguments"),
@@ -667,3 +670,53 @@ def test_a_picture_needs_graphviz(monkeypatch):
     monkeypatch.setitem(sys.modules, "graphviz", None)
     with pytest.raises(ImportError, match="pip install graphviz"):
         autograd.graph(lambda x: x, A)
+
+
+def test_a_part_written_in_a_nested_derivative_is_recorded():
+    xp = autograd.over("numpy")
+
+    def third(x):
+        buffer = xp.zeros(3)
+        buffer[0] = x[0] ** 3
+        return xp.sum(buffer)
+
+    assert_same(grad(lambda x: grad(third)(x)[0])(np.asarray([2.0, 1.0, 1.0])), np.asarray([12.0, 0.0, 0.0]))
+
+    def outer(x):
+        xp = x.__array_namespace__()
+
+        def inner(z):
+            buffer = xp.zeros(3)
+            buffer[0] = z[0] * x[1]
+            return buffer[0] ** 2
+
+        return grad(inner)(x)[0]
+
+    assert_same(grad(outer)(np.asarray([1.0, 2.0, 3.0])), np.asarray([8.0, 8.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("f", "said"),
+    [
+        (lambda x: math.exp(x[0]) * x[1], r"float\(\)"),
+        (lambda x: np.multiply(x, x, out=np.zeros(2))[0], "multiply: out= is not recorded; use the result"),
+    ],
+)
+def test_what_would_lose_the_derivative_is_refused(f, said):
+    with pytest.raises(TypeError, match=said):
+        grad(f)(np.asarray([1.0, 2.0]))
+
+
+def test_numpys_tile_takes_a_number():
+    assert_same(grad(lambda x: np.sum(np.tile(x, 3)))(np.ones(2)), np.full(2, 3.0))
+
+
+def test_a_loss_of_the_wrong_shape_is_refused():
+    model, x, t = portnn.MLP([3, 2], dtype="float64"), np.ones((8, 3)), np.zeros((8, 2))
+
+    def over_samples(y, t):
+        return np.mean((y - t) ** 2, axis=0)
+
+    for call in (model.loss_and_grad, model.input_gradient, functools.partial(portnn.evaluate, model)):
+        with pytest.raises(ValueError, match=r"returns (shape \(2,\) for outputs \(8, 2\)|a number per batch)"):
+            call(x, t, loss=over_samples)

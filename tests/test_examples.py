@@ -583,7 +583,7 @@ def test_embedding_formula_has_the_right_pullback():
 @pytest.mark.parametrize("backend", ["numpy", "torch", "array_api_strict"])
 def test_the_oscillator_is_solved(run, backend):
     needs(backend)
-    done = run("embed_physics.py", "--backend", backend, "--steps", 1000)
+    done = run("embed_physics.py", "--backend", backend, "--steps", 2000)
     assert (done.code, done.err) == (0, "")
     said = r"on (\w+): mean square of the residuals ([\d.e-]+), largest error of q\(t\) ([\d.e-]+)\n"
     name, residual, error = re.fullmatch(said, done.out).groups()

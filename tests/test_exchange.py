@@ -500,3 +500,42 @@ def test_any_network_survives_every_round_trip(data):
         values.append(h)
     bound = 2.0 * tolerances.network(x, model.weights, model.biases, values, dtype)
     assert_within(from_torch(net)(x), predicted(net, x), bound)
+
+
+class Sequential(torch.nn.Sequential):
+    """One of the same name with another forward."""
+
+    def forward(self, x):
+        return 2.0 * super().forward(x)
+
+
+def hooked():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    net[0].register_forward_hook(lambda module, args, y: 2.0 * y)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (lambda: Sequential(torch.nn.Linear(3, 2)), "is a Sequential of your own, whose forward is not known"),
+        (hooked, "is a Linear with hooks, which portnn cannot take over"),
+        (
+            lambda: torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Softplus(1, 0.5)),
+            "with options that portnn does",
+        ),
+    ],
+)
+def test_modules_that_do_something_else_are_refused(net, said):
+    with pytest.raises(ValueError, match=said):
+        from_torch(net())
+
+
+def test_a_regressor_of_counts_is_refused():
+    neural = pytest.importorskip("sklearn.neural_network", reason="scikit-learn is not installed")
+    x = np.random.default_rng(9).standard_normal((40, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = neural.MLPRegressor(loss="poisson", hidden_layer_sizes=(4,), max_iter=5).fit(x, np.exp(x[:, 0]))
+    with pytest.raises(ValueError, match="the outputs go through 'exp'"):
+        from_sklearn(estimator)

@@ -305,7 +305,9 @@ def test_mean_and_spread_of_what_the_members_predict(library, monkeypatch, kind,
 def test_the_members_are_asked_for_few_samples_at_a_time(monkeypatch):
     """The outputs of all members together have as many rows as those of one network in predict."""
     team, asked, forward = portnn.MLP([4, 3], members=5), [], evaluation.forward
-    monkeypatch.setattr(evaluation, "forward", lambda a, p, x: asked.append(x.shape[0]) or forward(a, p, x))
+    monkeypatch.setattr(
+        evaluation, "forward", lambda a, p, x, **zero: asked.append(x.shape[0]) or forward(a, p, x, **zero)
+    )
     portnn.ensemble_predict(team, np.ones((4000, 4)), kind="values")
     assert asked == [1638, 1638, 724]
     monkeypatch.setattr(evaluation, "CHUNK_ROWS", 2)

@@ -218,7 +218,7 @@ class Array:
     def __setitem__(self, key: Any, new: Any) -> None:
         """Become the array with another part; recorded if either was."""
         changed = self.space.replaced(self, key, new)
-        self.value, self.node = changed.value, changed.node
+        self.value, self.space, self.node = changed.value, changed.space, changed.node
 
     def __iter__(self) -> Iterator[Array]:
         """The parts along the first axis."""
@@ -236,18 +236,22 @@ class Array:
 
     def __float__(self) -> float:
         """Read the value, as of any array."""
+        self._leaves("float()")
         return float(self.value)
 
     def __int__(self) -> int:
         """Read the value, as of any array."""
+        self._leaves("int()")
         return int(self.value)
 
     def __complex__(self) -> complex:
         """Read the value, as of any array."""
+        self._leaves("complex()")
         return complex(self.value)
 
     def __index__(self) -> int:
         """Read the value, as of any array."""
+        self._leaves("an index")
         return operator.index(self.value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -267,6 +271,8 @@ class Array:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         """Answer to NumPy's functions and arrays, with which many a function is written, by those of the standard."""
+        if out is not None and not (len(out) == 1 and inputs and out[0] is inputs[0]):  # but for c += x
+            raise TypeError(f"{ufunc.__name__}: out= is not recorded; use the result")
         return NotImplemented if method != "__call__" or options else self._answer(ufunc, inputs, {})
 
     def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

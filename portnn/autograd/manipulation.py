@@ -41,6 +41,7 @@ def _roll(xp: Any, y: Array, x: Array, shift: Any, axis: Any = None) -> Back:
 
 def _tile(xp: Any, y: Array, x: Array, repetitions: tuple[int, ...]) -> Back:
     shape = tuple(x.shape)
+    repetitions = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)  # NumPy takes a number too
 
     def back(dy: Array) -> Array:
         n = max(len(shape), len(repetitions))

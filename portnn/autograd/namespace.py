@@ -327,7 +327,7 @@ def over_base(base: Any, level: int = 1) -> Namespace:
     table: Any = _of_modules if isinstance(base, ModuleType) else _of_others
     space = table.get((id(base), level))
     if space is None:
-        space = table[id(base), level] = Namespace(base, level)
+        space = table.setdefault((id(base), level), Namespace(base, level))  # another thread may have been faster
     return space
 
 

@@ -60,6 +60,9 @@ def from_sklearn(
     """
     who = "from_sklearn"
     weights, biases, activation = _fitted(estimator, who)
+    ending = getattr(estimator, "out_activation_", "identity")
+    if ending not in ("identity", "logistic", "softmax"):
+        raise ValueError(f"{who}: the outputs go through {ending!r}, which portnn's losses do not hold")
     layers = [
         Given(
             f"layer {i}",

@@ -18,7 +18,7 @@ _OF_TORCH: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(("ReLU", "SELU", "Tanh", "Sigmoid", "SiLU", "Mish"), lambda m: type(m).__name__.lower()),
     "LeakyReLU": lambda m: f"leaky_relu({m.negative_slope})",
     "ELU": lambda m: f"elu({m.alpha})",
-    "Softplus": lambda m: "softplus" if m.beta == 1 else None,
+    "Softplus": lambda m: "softplus" if m.beta == 1 and m.threshold >= 20 else None,
     "GELU": lambda m: "gelu_tanh" if m.approximate == "tanh" else "gelu",
 }
 _ONLY_IN_TRAINING = ("Dropout", "AlphaDropout", "Identity")
@@ -145,6 +145,11 @@ def _read_modules(net: Any, who: str) -> tuple[list[str], list[str]]:
     for name, module in net.named_modules(remove_duplicate=False):  # one ReLU may stand in many places
         kind = type(module).__name__
         where = f"module {shown(name)} is a {kind}"
+        known = kind in ("Sequential", "Linear", "Flatten", *_ONLY_IN_TRAINING, *_OF_TORCH)
+        if known and not type(module).__module__.startswith("torch.nn."):
+            raise ValueError(f"{who}: {where} of your own, whose forward is not known; pass its state_dict()")
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(f"{who}: {where} with hooks, which portnn cannot take over; remove them first")
         if kind == "Sequential" or kind in _ONLY_IN_TRAINING or (kind == "Flatten" and not names):
             continue
         if kind == "Linear":
