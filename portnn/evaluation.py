@@ -18,6 +18,7 @@ from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.network import forward, zero_of
+from portnn.objective import check_losses
 from portnn.pure import Pure, name_of, network_key
 
 
@@ -238,11 +239,7 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[
     def judge(params: Array, batch: Batch) -> Metrics:
         y, weight = forward(layers, params, batch["x"], zero=zero_of(params))[0], batch.get("weight")
         values = value_of(loss.pair(y, batch["t"], **options), "loss")
-        if tuple(values.shape) not in (tuple(y.shape[:-1]), tuple(y.shape[:-2])):
-            raise ValueError(
-                f"the loss returns shape {tuple(values.shape)} for outputs {tuple(y.shape)}, expected one number per "
-                "sample or their mean; take the mean over the last axis"
-            )
+        check_losses(values, y)
         per_sample = count(y, batch["t"])
         if values.ndim == y.ndim - 1:
             per_sample["loss"] = values if weight is None else values * weight

@@ -42,11 +42,7 @@ def make_losses(
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
-        if tuple(values.shape) not in (tuple(y.shape[:-1]), tuple(y.shape[:-2])):
-            raise ValueError(
-                f"the loss returns shape {tuple(values.shape)} for outputs {tuple(y.shape)}, expected one number per "
-                "sample or their mean; take the mean over the last axis"
-            )
+        check_losses(values, y)
         if values.ndim == y.ndim - 1:
             share = share_of(weight, y.shape[-2])
         elif weight is None:
@@ -61,6 +57,15 @@ def make_losses(
         return values, more, grad + slope, y
 
     return losses
+
+
+def check_losses(values: Array, y: Array) -> None:
+    """Raise ValueError unless a loss gave one number per sample, or their mean."""
+    if tuple(values.shape) not in (tuple(y.shape[:-1]), tuple(y.shape[:-2])):
+        raise ValueError(
+            f"the loss returns shape {tuple(values.shape)} for outputs {tuple(y.shape)}, expected one number per "
+            "sample or their mean; take the mean over the last axis"
+        )
 
 
 def shares(like: Array) -> Callable[[Array | None, int], Array]:
