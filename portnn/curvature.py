@@ -23,16 +23,19 @@ from portnn.activations import (
     softplus,
     tanh,
 )
+from portnn.autograd import grad, pair_of
 from portnn.backends import Array, namespace
 from portnn.losses import Loss, binary_cross_entropy, cross_entropy, huber, mae, mse, poisson
+from portnn.primitives import only
 
 Curvature = Callable[[Array], Array]
 
 
 def curvature_of(activation: Activation) -> Curvature | None:
-    """Return the second derivative of an activation of ours, a function of z; None where it is 0 everywhere.
+    """Return the second derivative of an activation, a function of z; None where it is 0 everywhere.
 
-    At the kinks of relu, leaky_relu, elu and selu it is 0, as in torch.
+    At the kinks of relu, leaky_relu, elu and selu it is 0, as in torch. That of an activation of the user's, which has
+    to act number by number, is what :mod:`portnn.autograd` makes of its pullback.
 
     Examples
     --------
@@ -45,11 +48,23 @@ def curvature_of(activation: Activation) -> Curvature | None:
     if plain in (identity, relu, leaky_relu):
         return None
     if plain not in _CURVATURES:
-        raise TypeError(
-            f"the second derivative of {describe_activation(activation)} is not known; use an activation of portnn's, "
-            "or portnn.autograd"
-        )
+        return functools.partial(_bent, activation, f"the activation {describe_activation(activation)}")
     return functools.partial(_CURVATURES[plain], **getattr(activation, "keywords", {}))
+
+
+def _bent(f: Callable[..., Any], what: str, z: Array, *args: Array, along: Array | None = None) -> Array:
+    """Return the derivative in z of the sum of the cotangents that f(z, *args) pulls back, or of those times a vector.
+
+    Number by number that is the second derivative; of losses, one for each sample, the product with each Hessian.
+    """
+
+    def slope(z: Array) -> Array:
+        xp = namespace(z)
+        y, vjp = pair_of(f, what, z, *args)
+        dz = only(vjp(xp.ones_like(y)))
+        return xp.sum(dz if along is None else dz * along)
+
+    return grad(slope)(z)
 
 
 def _elu(z: Array, alpha: float = 1.0, scale: float = 1.0) -> Array:
@@ -158,7 +173,8 @@ def loss_curvature(loss: Loss, y: Array, t: Array, v: Array, output_share: Array
         product = product - p * xp.sum(product, axis=-1, keepdims=True)
         return product * xp.sum(t, axis=-1, keepdims=True) if t.dtype == y.dtype else product
     if plain not in (binary_cross_entropy, mse, mae, huber, poisson):
-        raise TypeError(f"the second derivative of loss {loss.name!r} is not known; use a loss of portnn's")
+        share = {} if output_share is None else {"output_share": output_share}
+        return _bent(functools.partial(pair, **share), f"loss {loss.name!r}", y, t, along=v)
     options = dict(options)
     output_share = options.pop("output_share", output_share)
     share = 1.0 / y.shape[-1] if output_share is None else output_share

@@ -17,8 +17,8 @@ from portnn.layout import Layer
 from portnn.losses import Loss, get_loss
 from portnn.members import column
 from portnn.network import forward
-from portnn.objective import Objective, losses_of, make_objective, shares
-from portnn.primitives import Pair
+from portnn.objective import Objective, losses_of, make_objective, share_of_losses, shares
+from portnn.primitives import Pair, only
 from portnn.tangents import jacobian, tangents
 
 
@@ -277,7 +277,7 @@ class Derivatives:
             if tuple(values.shape) != tuple(y.shape[:-1]):
                 raise ValueError(f"MLP.input_gradient: loss {entry.name!r} returns a number per batch, not per sample")
             dy = loss_pullback(namespace(values).ones_like(values))
-            return values, pullback(dy[0] if isinstance(dy, tuple) else dy)[1]
+            return values, pullback(only(dy))[1]
 
     def hvp(
         self,
@@ -315,10 +315,11 @@ class Derivatives:
             _, v = self._directions(x, None, v, who, "v")
             (y, dy), pullback = tangents(self.layers, self._params, x, v, None)
             options = {} if share is None else {"output_share": share}
-            _, loss_pullback = pair_of(functools.partial(entry.pair, **options), "loss", y, t)
-            of_sample = shares(y)(weight, y.shape[-2])
-            bent = loss_curvature(entry, y, t, dy, share) * of_sample[..., None]
-            product, _ = pullback(bent, *loss_pullback(of_sample))
+            values, loss_pullback = pair_of(functools.partial(entry.pair, **options), "loss", y, t)
+            bent = loss_curvature(entry, y, t, dy, share)
+            of_sample = share_of_losses(values, y, weight, shares(y))
+            bent = bent * of_sample[..., None] if values.ndim == y.ndim - 1 else bent
+            product, _ = pullback(bent, only(loss_pullback(of_sample)))
             l2 = checks.check_penalty(who, "l2", l2, self.members)
             if l2:
                 (l2,) = self.backend.scalars((column(l2),), self._params.dtype)

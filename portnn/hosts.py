@@ -21,7 +21,7 @@ from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty
 from portnn.mlp import MLP
 from portnn.network import forward, weights_of
-from portnn.primitives import linear
+from portnn.primitives import linear, only
 from portnn.pure import Pure, name_of, network_key
 
 Vector = numpy.ndarray
@@ -216,8 +216,7 @@ def _slopes(layers: tuple[Layer, ...], params: Array, x: Array) -> Iterator[tupl
     for k in range(y.shape[-1]):
         dy = xp.broadcast_to(eye[k : k + 1, :], y.shape)
         for layer, weight, a, pullback in reversed(kept):
-            dz = pullback(dy)
-            dz = dz[0] if isinstance(dz, tuple) else dz
+            dz = only(pullback(dy))
             if layer.bias is not None:
                 yield k, layer.bias, dz
             products = a[:, :, None] * dz[:, None, :]

@@ -7,7 +7,7 @@ from typing import Any
 from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.layout import Layer, placed
-from portnn.primitives import Pair, linear
+from portnn.primitives import Pair, linear, only
 from portnn.scaling import Placed
 
 Scalings = tuple[Placed | None, Placed | None]
@@ -90,7 +90,7 @@ def forward(
             (dy,) = unscale_back(dy)
         for affine, activation in reversed(pullbacks):
             dz = activation(dy)
-            dy, dweight, *dbias = affine(dz[0] if isinstance(dz, tuple) else dz)
+            dy, dweight, *dbias = affine(only(dz))
             pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias]
         if before is not None and input_gradient:
             (dy,) = scale_back(dy)

@@ -13,6 +13,7 @@ from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty, weighted_mean
 from portnn.members import column
 from portnn.network import forward
+from portnn.primitives import only
 
 Objective = Callable[..., tuple[Array, Array, Array]]
 Losses = Callable[..., tuple[Array, Array | None, Array, Array]]
@@ -42,21 +43,27 @@ def make_losses(
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
-        check_losses(values, y)
-        if values.ndim == y.ndim - 1:
-            share = share_of(weight, y.shape[-2])
-        elif weight is None:
-            share = namespace(values).ones_like(values)
-        else:
-            raise ValueError(f"loss {pair!r} returns one number per batch: sample weights need one per sample")
-        dy = loss_pullback(share)
-        grad, _ = pullback(dy[0] if isinstance(dy, tuple) else dy)
+        dy = loss_pullback(share_of_losses(values, y, weight, share_of))
+        grad, _ = pullback(only(dy))
         if extra is None:
             return values, None, grad, y
         more, slope = extra(params)
         return values, more, grad + slope, y
 
     return losses
+
+
+def share_of_losses(
+    values: Array, y: Array, weight: Array | None, share_of: Callable[[Array | None, int], Array]
+) -> Array:
+    """Return what each number that a loss gave counts in the mean of the batch; see :func:`shares`."""
+    check_losses(values, y)
+    if values.ndim == y.ndim - 1:
+        return share_of(weight, y.shape[-2])
+    if weight is not None:
+        message = "the loss returns one number per batch: sample weights need one per sample"
+        raise ValueError(message)
+    return namespace(values).ones_like(values)
 
 
 def check_losses(values: Array, y: Array) -> None:

@@ -100,6 +100,18 @@ def sum_rows(x: Array) -> Array:
     return xp.reshape(xp.matmul(ones, x), (*lead, features))
 
 
+def only(cotangents: Any) -> Array:
+    """Return the one cotangent that a pullback gave, alone or in a tuple: people's own return either.
+
+    Examples
+    --------
+    >>> only((3.0,)), only(3.0)
+    (3.0, 3.0)
+
+    """
+    return cotangents[0] if isinstance(cotangents, tuple) else cotangents
+
+
 def unpacked(pair: Any, what: str) -> Pair:
     """Return what a function of the user's gave if it is a value and its pullback; TypeError otherwise.
 

@@ -14,7 +14,7 @@ from portnn.backends import Array, device, namespace
 from portnn.curvature import Curvature, curvature_of
 from portnn.layout import Layer, placed
 from portnn.network import check_shapes, forward, join, of_params, weights_of
-from portnn.primitives import linear
+from portnn.primitives import linear, only
 
 
 def tangents(
@@ -50,7 +50,7 @@ def tangents(
             more, of_weights = linear(a, d_weight, d_bias)
             dz = more if dz is None else dz + more
         a, slope = pair_of(layer.activation, f"MLP: the activation of layer {i}", z)
-        da = _only(slope(dz))
+        da = only(slope(dz))
         steps.append((layer, z, dz, back, of_direction, of_weights, slope))
     if after is not None:
         a, unscale_back = after(a)
@@ -68,7 +68,7 @@ def tangents(
         pieces: list[Array] = []
         for layer, z, dz, back, of_direction, of_weights, slope in reversed(steps):
             curvature: Curvature | None = curvature_of(layer.activation)
-            dz_bar, z_bar = _only(slope(dy_bar)), _only(slope(y_bar))
+            dz_bar, z_bar = only(slope(dy_bar)), only(slope(y_bar))
             if curvature is not None:
                 z_bar = z_bar + curvature(z) * dz * dy_bar
             y_bar, weight_bar, *bias_bar = back(z_bar)
@@ -106,11 +106,11 @@ def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
     for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
         z, _ = linear(a, weight, None if layer.bias is None else params[..., layer.bias])
         a, slope = pair_of(layer.activation, f"MLP: the activation of layer {i}", z)
-        slopes.append(None if layer.activation is identity else _only(slope(xp.ones_like(z))))
+        slopes.append(None if layer.activation is identity else only(slope(xp.ones_like(z))))
     lead, n_outputs = a.shape[:-1], a.shape[-1]
     last = xp.eye(n_outputs, dtype=dtype, device=device(params))
     if after is not None:
-        last = last * _only(after(a)[1](xp.ones((n_outputs,), dtype=dtype, device=device(params))))
+        last = last * only(after(a)[1](xp.ones((n_outputs,), dtype=dtype, device=device(params))))
     j = xp.broadcast_to(last, (*lead, n_outputs, n_outputs))
     for weight, diagonal in zip(reversed(weights), reversed(slopes), strict=True):
         if diagonal is not None:
@@ -125,12 +125,8 @@ def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
 
 def _along(scaling: Any, dx: Array) -> Array:
     """Return the derivative of a scaling along ``dx``: it is linear but for its offset."""
-    return _only(scaling(dx)[1](dx))
+    return only(scaling(dx)[1](dx))
 
 
 def _shape(a: Any) -> tuple[int, ...]:
     return tuple(a.shape)
-
-
-def _only(result: Any) -> Array:
-    return result[0] if isinstance(result, tuple) else result

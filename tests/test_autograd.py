@@ -618,7 +618,20 @@ def test_recorded_arrays_say_so():
             r"numpy.asarray: the array is recorded and its derivative would be lost",
         ),
         (lambda: vjp(np.from_dlpack, A), TypeError, "from_dlpack: the array is recorded"),
-        (lambda: vjp(np.linalg.norm, A), TypeError, "no implementation found"),
+        (lambda: vjp(np.unwrap, A), TypeError, "no implementation found"),
+        (lambda: vjp(lambda x: np.linalg.norm(x[0], "fro"), A), ValueError, "needs a matrix, the array has 1 axes"),
+        (lambda: vjp(lambda x: x[np.asarray([0]), np.asarray([4])], A), IndexError, "out of bounds"),
+        (lambda: vjp(lambda x: x[np.asarray([-4]), np.asarray([0])], A), IndexError, "out of bounds"),
+        (
+            lambda: vjp(lambda x: x[np.asarray([0]), -5], A),
+            IndexError,
+            "index -5 is out of range for axis 1, which has 4",
+        ),
+        (
+            lambda: vjp(lambda x: namespace(x).repeat(x, repeats=x), A),
+            TypeError,
+            "got the recorded array repeats by key",
+        ),
         (lambda: vjp(lambda x: x[[0, 1]], A), IndexError, "integer arrays may be mixed with ints only"),
         (lambda: vjp(lambda x: x[True], A), IndexError, "integer arrays may be mixed with ints only"),
         (lambda: vjp(lambda x: x[0:1, np.asarray([1])], A), IndexError, "a mask stands alone"),
@@ -720,3 +733,73 @@ def test_a_loss_of_the_wrong_shape_is_refused():
     for call in (model.loss_and_grad, model.input_gradient, functools.partial(portnn.evaluate, model)):
         with pytest.raises(ValueError, match=r"returns (shape \(2,\) for outputs \(8, 2\)|a number per batch)"):
             call(x, t, loss=over_samples)
+
+
+NUMPYS = {
+    "transpose": (lambda x: np.transpose(x) * 2.0, lambda x: x.T * 2.0),
+    "transpose, axes": (lambda x: np.transpose(x[None], (2, 0, 1)), lambda x: x[None].permute(2, 0, 1)),
+    "dot": (lambda x: np.dot(x, x.T) + np.dot(x[0], x[1]) + np.dot(3.0, x[0, 0]), None),
+    "dot of stacks": (lambda x: np.dot(x, np.stack([x.T, 2.0 * x.T])), None),
+    "clip": (lambda x: np.clip(x, a_min=-0.5, a_max=0.7), lambda x: x.clip(-0.5, 0.7)),
+    "std": (lambda x: np.std(x, axis=0, ddof=1), lambda x: x.std(0)),
+    "var": (lambda x: np.var(x, ddof=1), lambda x: x.var()),
+    "norm": (lambda x: np.linalg.norm(x), lambda x: (x * x).sum().sqrt()),
+    "norm, rows": (lambda x: np.linalg.norm(x, axis=-1, ord=1), lambda x: abs(x).sum(-1)),
+    "norm, matrix": (lambda x: np.linalg.norm(x, ord=1), lambda x: abs(x).sum(0).max()),
+    "inv": (lambda x: np.linalg.inv(x[:, :3]), lambda x: x[:, :3].inverse()),
+    "cumsum": (lambda x: np.cumsum(np.concatenate([x, x]), axis=0), None),
+}
+
+
+@pytest.mark.parametrize("name", NUMPYS)
+def test_numpys_own_spellings(name):
+    """Values as NumPy gives them, derivatives as torch does, or by differences where torch spells it otherwise."""
+    ours, theirs = NUMPYS[name]
+    y, pullback = vjp(ours, A)
+    assert_within(y, ours(A), 1e-15)
+    autograd.check(ours, [A])
+    if theirs is None:
+        return
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = torch.tensor(A, requires_grad=True)
+    dy = np.random.default_rng(0).normal(size=np.shape(y))
+    (expected,) = torch.autograd.grad(theirs(x), x, torch.tensor(dy))
+    assert_within(pullback(dy)[0], expected.numpy(), tolerances.first_gradient(expected.numpy(), np.float64))
+
+
+def test_logaddexp_at_infinity_and_where_both_are_equal():
+    slopes = grad(lambda a, b: np.logaddexp(a, b), argnums=(0, 1))
+    infinity = np.asarray(np.inf)
+    for a, b, expected in [(3.0, 3.0, 0.5), (infinity, 1.0, 1.0), (-infinity, 1.0, 0.0), (infinity, infinity, 0.5)]:
+        found = slopes(np.asarray(a), np.asarray(b))
+        assert [float(g) for g in found] == [expected, 1.0 - expected]
+    assert float(slopes(np.asarray(1e4), np.asarray(-1e4))[0]) == 1.0
+    second = grad(grad(lambda a: np.logaddexp(a, np.asarray(2.0))))
+    assert float(second(np.asarray(2.0))) == 0.25  # s (1 - s) at s = 1/2
+
+
+def test_the_remainder_counts_the_quotient_as_the_library_does():
+    """1 / 0.1 rounds to 10, and yet 0.1, which is a little more than a tenth, goes into 1 only 9 times."""
+    y, pullback = vjp(lambda b: np.remainder(np.asarray(1.0), b), np.asarray(0.1))
+    assert float(y) > 0.09
+    assert float(pullback(np.asarray(1.0))[0]) == -9.0
+
+
+def test_an_index_of_eight_bits_is_no_mask(library):
+    rows, x = library.make([1, 0, 2], "uint8"), library.make(A)
+    assert_same(library.to_numpy(vjp(lambda a: a[rows] * 1.0, x)[0]), A[[1, 0, 2]])
+
+
+def test_the_graph_of_a_derivative_is_drawn():
+    text = autograd.dot(lambda x: grad(lambda u: u**3)(x) * x, np.asarray(2.0))
+    assert "{x0 | value 2 | gradient 36}" in text
+    assert "n0 -> n4" in text
+
+
+def test_what_was_written_over_is_drawn_too():
+    def f(x):
+        y = x * 1.0
+        y[0] = 5.0
+        return np.sum(y * x)
+
+    assert autograd.dot(f, np.asarray([2.0, 3.0])).count("[shape=record") == 5

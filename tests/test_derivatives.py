@@ -364,21 +364,47 @@ def mean_square(y, t):
     return np.mean(y * y), lambda d: (2.0 * y / y.size * d,)
 
 
-def own(z):
-    return z * 2.0, lambda dz: (dz * 2.0,)
+def own_tanh(z):
+    y = np.tanh(z)
+    return y, lambda dy: (1.0 - y * y) * dy
 
 
-def test_what_cannot_be_differentiated_twice_is_said():
-    model = network(own, 1)
-    x, v = np.ones((BATCH, INPUTS)), np.ones(tuple(model.params.shape))
-    assert model.jacobian(x).shape == (BATCH, OUTPUTS, INPUTS)
-    assert model.jvp(x, d_params=v)[0].shape == (BATCH, OUTPUTS)
-    with pytest.raises(TypeError, match=r"second derivative of <own> is not known.*portnn.autograd"):
-        model.hvp(x, LABELS, v)
-    with pytest.raises(TypeError, match="second derivative of loss 'mine' is not known"):
-        network("tanh", 1).hvp(
-            x, np.ones((BATCH, OUTPUTS)), v, portnn.losses.Loss("mine", lambda y, t: portnn.losses.mse(y, t))
-        )
+def own_entropy(y, t):
+    e = np.exp(y - np.max(y, axis=-1, keepdims=True))
+    p = e / np.sum(e, axis=-1, keepdims=True)
+    hot = np.arange(y.shape[-1]) == t[..., None]
+    return -np.sum(np.where(hot, np.log(p), 0.0), axis=-1), lambda d: (p - hot) * d[..., None]
+
+
+TWINS = [
+    (own_tanh, "tanh", "cross_entropy", "cross_entropy"),
+    (lambda z: np.tanh(z), "tanh", "cross_entropy", "cross_entropy"),
+    (lambda z: z / (1 + np.exp(-z)), "silu", "cross_entropy", "cross_entropy"),
+    ("gelu", "gelu", portnn.losses.Loss("own", own_entropy, "classes"), "cross_entropy"),
+    (own_tanh, "tanh", lambda y, t: np.mean((y - t) ** 2, axis=-1), "mse"),
+    ("tanh", "tanh", lambda y, t: np.mean((y - t) ** 2, axis=(-2, -1)), "mse"),
+    ("silu", "silu", lambda y, t: portnn.losses.mse(y, t), "mse"),
+]
+
+
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize(("activation", "twin", "loss", "loss_twin"), TWINS)
+def test_hessians_through_functions_of_the_users(activation, twin, loss, loss_twin, members):
+    ours, theirs = (
+        portnn.MLP([INPUTS, 4, 5, OUTPUTS], activation=a, dtype="float64", members=members) for a in (activation, twin)
+    )
+    rng = np.random.default_rng(3)
+    x, v = rng.normal(size=(BATCH, INPUTS)), rng.normal(size=tuple(ours.params.shape))
+    t = LABELS if loss_twin == "cross_entropy" else rng.normal(size=(BATCH, OUTPUTS))
+    expected = theirs.hvp(x, t, v, loss_twin)
+    assert np.max(np.abs(expected)) > 0.01
+    assert_within(ours.hvp(x, t, v, loss), expected, first_gradient(expected, "float64"))
+
+
+def test_hessians_of_a_mean_have_no_use_for_sample_weights():
+    model, v = network("tanh", 1), np.ones(tuple(network("tanh", 1).params.shape))
+    with pytest.raises(ValueError, match="one number per batch"):
+        model.hvp(np.ones((BATCH, INPUTS)), np.ones((BATCH, OUTPUTS)), v, mean_square, sample_weight=np.ones(BATCH))
 
 
 @pytest.mark.parametrize(

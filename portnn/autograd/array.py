@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import to_device
 
-from portnn.autograd import elementwise, indexing, linear_algebra
+from portnn.autograd import elementwise, indexing, linear_algebra, numpy_names
 from portnn.autograd.graph import Node
 from portnn.backends import device
 
@@ -96,15 +96,6 @@ def _unary(name: str, operate: Callable[[Any], Any]) -> Callable[..., Any]:
         return self.space.recorded(y, ((node, rule(self.space.under, y, self.value)),), name)
 
     return run
-
-
-# what NumPy calls functions of the standard otherwise
-_ALIASES = {
-    **{"absolute": "abs", "concatenate": "concat", "invert": "bitwise_invert", "power": "pow", "true_divide": "divide"},
-    **{f"arc{name}": f"a{name}" for name in ("cos", "cosh", "sin", "sinh", "tan", "tan2", "tanh")},
-    **{"amax": "max", "amin": "min", "transpose": "permute_dims", "cumsum": "cumulative_sum"},
-    **{"left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift", "cumprod": "cumulative_prod"},
-}
 
 
 class Array:
@@ -273,16 +264,11 @@ class Array:
         """Answer to NumPy's functions and arrays, with which many a function is written, by those of the standard."""
         if out is not None and not (len(out) == 1 and inputs and out[0] is inputs[0]):  # but for c += x
             raise TypeError(f"{ufunc.__name__}: out= is not recorded; use the result")
-        return NotImplemented if method != "__call__" or options else self._answer(ufunc, inputs, {})
+        return NotImplemented if method != "__call__" or options else numpy_names.answer(self.space, ufunc, inputs, {})
 
     def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """As ``__array_ufunc__``."""
-        return self._answer(function, args, options)
-
-    def _answer(self, function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        name = _ALIASES.get(function.__name__, function.__name__)
-        ours = getattr(self.space, name, None)
-        return NotImplemented if ours is None else ours(*args, **options)
+        return numpy_names.answer(self.space, function, args, options)
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Array:
         """Return the array on another device; its cotangent travels back."""

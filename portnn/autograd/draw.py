@@ -38,8 +38,7 @@ def dot(f: Callable[..., Any], *args: Any, names: Sequence[str] | None = None) -
     }
 
     """
-    run = Recording("dot", f, args, None, seen=True)
-    seen = run.space.seen or []
+    run = Recording("dot", f, args, None, draw=True)
     leaves = [node for own in run.leaves for node, _ in own]
     if names is not None and len(names) != len(leaves):
         raise ValueError(f"dot: {len(names)} names for {len(leaves)} arrays; give one for each")
@@ -56,12 +55,11 @@ def dot(f: Callable[..., Any], *args: Any, names: Sequence[str] | None = None) -
         gradients = backward(scalar(run)[1], everywhere=True)
     lines: list[str] = []
     ids: dict[int, str] = {}
-    for a in seen:
-        node = a.node
-        if node is None or node.number not in wanted:
+    for node, value in run.seen:
+        if node.number not in wanted:
             continue
         ids[node.number] = f"n{len(ids)}"
-        parts = [labels.get(id(node), node.name), f"value {_shown(a.value)}"]
+        parts = [labels.get(id(node), node.name), f"value {_shown(value)}"]
         if node.number in gradients:
             parts.append(f"gradient {_shown(gradients[node.number])}")
         text = " | ".join(_escaped(p) for p in parts)

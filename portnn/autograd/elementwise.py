@@ -77,6 +77,21 @@ def _larger(xp: Any, y: Array, a: Any, b: Any, dy: Array) -> Array:
     return dy * (0.5 * (xp.astype(a > b, dy.dtype) + xp.astype(a >= b, dy.dtype)))
 
 
+def _share(xp: Any, y: Array, a: Any, b: Any) -> Array:
+    """Return e^a / (e^a + e^b), 1/2 where they are equal, at infinity too.
+
+    Numerical stability: written in exp of -|a - b|, which cannot overflow, and of arguments whose difference is known;
+    -|d| with a slope at d = 0, since the second derivative is not 0 there.
+    """
+    none = xp.zeros_like(y)
+    a, b = a + none, b + none  # of one shape, and arrays
+    alike = xp.isinf(a) & (a == b)
+    d = xp.where(alike, none, a) - xp.where(alike, none, b)
+    ahead = d > 0.0
+    e = xp.exp(xp.where(ahead, -d, d))
+    return xp.where(ahead, xp.ones_like(e), e) / (1.0 + e)
+
+
 def _copysign(xp: Any, y: Array, a: Array, b: Any) -> Back:
     def back(dy: Array) -> Array:
         return xp.where(xp.signbit(y) == xp.signbit(a), dy, -dy)
@@ -116,9 +131,9 @@ RULES: dict[str, tuple[Rule | None, ...]] = {
     "log10": _slope(lambda xp, x: 1.0 / (x * math.log(10.0))),
     "log1p": _slope(lambda xp, x: 1.0 / (x + 1.0)),
     "log2": _slope(lambda xp, x: 1.0 / (x * math.log(2.0))),
-    "logaddexp": (  # Numerical stability: the exponents are at most 0
-        lambda xp, y, a, b: lambda dy: dy * xp.exp(a - y),
-        lambda xp, y, a, b: lambda dy: dy * xp.exp(b - y),
+    "logaddexp": (
+        lambda xp, y, a, b: lambda dy: dy * _share(xp, y, a, b),
+        lambda xp, y, a, b: lambda dy: dy * _share(xp, y, b, a),
     ),
     "maximum": (
         lambda xp, y, a, b: lambda dy: _larger(xp, y, a, b, dy),
@@ -134,7 +149,7 @@ RULES: dict[str, tuple[Rule | None, ...]] = {
     "pow": (_power_of_base, _power_of_exponent),
     "reciprocal": _of_value(lambda xp, y: -(y * y)),
     # y = a - floor(a / b) b; at the steps, what holds on their right
-    "remainder": (_same, lambda xp, y, a, b: lambda dy: -(dy * xp.floor(a / b))),
+    "remainder": (_same, lambda xp, y, a, b: lambda dy: -(dy * (a // b))),
     "sin": _slope(lambda xp, x: xp.cos(x)),
     "sinh": _slope(lambda xp, x: xp.cosh(x)),
     "sqrt": _of_value(lambda xp, y: 0.5 / y),

@@ -170,16 +170,31 @@ def masked(xp: Any, mask: Array, shape: tuple[int, ...]) -> Back:
 
 
 def linear_index(xp: Any, keys: Sequence[Any], shape: tuple[int, ...]) -> Array:
-    """Return the numbers, row by row, of the entries at integer arrays and ints, one for each axis of this shape."""
+    """Return the numbers, row by row, of the entries at integer arrays and ints, one for each axis of this shape.
+
+    An index that is out of range along its axis becomes one past the last of all, which the library then refuses, or
+    treats as it treats any (JAX): nothing is read here, so that it can be compiled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> linear_index(np, [np.asarray([0, -1, 0]), np.asarray([0, 2, 3])], (2, 3))
+    array([0, 5, 6])
+
+    """
     total: Any = 0
-    for key, n in zip(keys, shape, strict=True):
+    outside: Any = False
+    for axis, (key, n) in enumerate(zip(keys, shape, strict=True)):
         if hasattr(key, "dtype"):
             key = xp.astype(key, xp.int32) if xp.iinfo(key.dtype).max < math.prod(shape) else key
+            outside = outside | (key < -n) | (key >= n)
             key = xp.where(key < 0, key + n, key)
+        elif not -n <= (key := operator.index(key)) < n:
+            raise IndexError(f"autograd: index {key} is out of range for axis {axis}, which has {n} entries")
         else:
-            key = operator.index(key) % n
+            key = key % n
         total = total * n + key
-    return total
+    return xp.where(outside, xp.full_like(total, math.prod(shape)), total)
 
 
 def added_up(xp: Any, dy: Array, indices: Array, n: int) -> Array:

@@ -10,8 +10,10 @@ among its arguments, and what comes from below is a constant to it.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +68,7 @@ _OTHERS = frozenset(
 )
 # those over modules last; one over a tape or the like lives as long as its arrays
 _of_modules: dict[tuple[int, int], Namespace] = {}
+_one_at_a_time = threading.RLock()
 _of_others: weakref.WeakValueDictionary[tuple[int, int], Namespace] = weakref.WeakValueDictionary()
 
 
@@ -88,7 +91,7 @@ class Namespace:
         self.under = base if level == 1 else over_base(base, level - 1)
         self.__name__ = f"portnn.autograd.over({getattr(base, '__name__', type(base).__name__)}, {level})"
         self._functions: dict[str, Callable[..., Any]] = {}
-        self.seen: list[Array] | None = None  # what was recorded, if somebody wants to draw it
+        self._seen: list[tuple[Node, Any]] | None = None  # what is recorded, while somebody wants to draw it
 
     def __repr__(self) -> str:
         """``portnn.autograd.over(numpy, 1)`` or the like."""
@@ -140,6 +143,8 @@ class Namespace:
         under = self.under
 
         def run(*args: Any, **kwargs: Any) -> Any:
+            if kwargs:
+                kwargs = self._keywords(name, kwargs)
             values, held = list(args), False
             nodes: list[Any] = []  # with the rules of their arguments
             for i, a in enumerate(args):
@@ -158,6 +163,13 @@ class Namespace:
             return self.recorded(y, tuple([(n, rule(under, y, *values, **kwargs)) for n, rule in nodes]), name)
 
         return run
+
+    def _keywords(self, name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments without arrays that record; what is differentiated stands in its position."""
+        for key, a in kwargs.items():
+            if type(a) is Array and (a.node is not None or self.meet(a) is not self):
+                raise TypeError(f"autograd: {name} got the recorded array {key} by keyword; pass it by position")
+        return self.plain(kwargs, lowest=True)
 
     def _composed(self, name: str, theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -218,10 +230,23 @@ class Namespace:
 
     def recorded(self, y: Any, edges: tuple[Edge, ...], name: str) -> Array:
         """Return a value with its node."""
-        array = Array(y, self, Node(edges, y.shape, y.dtype, name))
-        if self.seen is not None:
-            self.seen.append(array)
-        return array
+        node = Node(edges, y.shape, y.dtype, name)
+        if self._seen is not None:
+            self._seen.append((node, y))
+        return Array(y, self, node)
+
+    @contextmanager
+    def watched(self, seen: list[tuple[Node, Any]]) -> Iterator[None]:
+        """Append the nodes and values of what is recorded here to a list; whoever comes second waits.
+
+        What other threads record meanwhile is in it too.
+        """
+        with _one_at_a_time:
+            self._seen = seen
+            try:
+                yield
+            finally:
+                self._seen = None
 
     def leaf(self, value: Any, name: str = "x") -> Array:
         """Return an array to differentiate with respect to."""
@@ -269,8 +294,11 @@ class Namespace:
         """Return one index as it is understood below: an array of integers with no axes as an int."""
         if type(k) is Array and k.space is not self:
             self.meet(k)
-        k = self.plain(k, lowest=True)
-        return indexing.number(k)
+        k = indexing.number(self.plain(k, lowest=True))
+        dtype = getattr(k, "dtype", None)
+        if dtype is not None and self.base.isdtype(dtype, "integral") and self.base.iinfo(dtype).bits < 32:
+            return self.base.astype(k, self.base.int32)  # PyTorch takes 8 bits for a mask
+        return k
 
     def indexed(self, x: Array, keys: tuple[Any, ...]) -> Array:
         """Return ``x[keys]`` where not all keys are ints, slices, None and dots."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from portnn.autograd.array import Array
@@ -78,10 +78,11 @@ class Recording:
     """A function that was run once with recorded arguments: its outputs, and the leaves to differentiate for.
 
     ``space`` is the namespace of the recorded arrays; ``leaves`` are the nodes and values of those to differentiate
-    for, argument by argument; ``outputs`` are the leaves of what the function returned.
+    for, argument by argument; ``outputs`` are the leaves of what the function returned; ``seen`` are the nodes
+    and values of all that was recorded in that space meanwhile, where somebody wants to draw it.
     """
 
-    def __init__(self, who: str, f: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums, seen: bool = False):
+    def __init__(self, who: str, f: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums, draw: bool = False):
         self.who = who
         numbers = range(len(args)) if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
         if any(not -len(args) <= i < len(args) for i in numbers):
@@ -94,7 +95,8 @@ class Recording:
         for i in self.numbers:
             for leaf in trees[i][0]:
                 _check_argument(who, i, leaf)
-        self.space = _space(arrays, seen)
+        self.space = _space(arrays)
+        self.seen: list[tuple[Node, Any]] = []
         recorded: dict[int, list[tuple[Any, Any]]] = {}
         self.rebuild = [trees[i][1] for i in self.numbers]
         given = []
@@ -107,7 +109,9 @@ class Recording:
             else:
                 given.append(rebuilt([Array(a, self.space) if is_array(a) else a for a in leaves]))
         self.leaves = [recorded[i] for i in self.numbers]
-        with _recording(self.space.level):
+        for leaves in self.leaves:
+            self.seen += leaves
+        with _recording(self.space.level), self.space.watched(self.seen) if draw else nullcontext():
             result = f(*given)
         self.outputs, self.rebuild_outputs = flatten(result)
         for output in self.outputs:
@@ -187,7 +191,7 @@ def _check_argument(who: str, i: int, leaf: Any) -> None:
         )
 
 
-def _space(arrays: Sequence[Any], seen: bool) -> Namespace:
+def _space(arrays: Sequence[Any]) -> Namespace:
     """Return a namespace for arrays to be recorded in, a level above all derivatives that are under way."""
     level, bases = _depth.value, []
     for a in arrays:
@@ -199,11 +203,7 @@ def _space(arrays: Sequence[Any], seen: bool) -> Namespace:
     if any(base is not bases[0] for base in bases):
         names = " and ".join(sorted({str(getattr(base, "__name__", base)) for base in bases}))
         raise TypeError(f"autograd: the arguments are arrays of {names}; bring them to one library")
-    if not seen:
-        return over_base(bases[0], level + 1)
-    space = Namespace(bases[0], level + 1)
-    space.seen = []
-    return space
+    return over_base(bases[0], level + 1)
 
 
 def vjp(f: Callable[..., Any], *args: Any, argnums: Argnums = None) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
