@@ -134,7 +134,8 @@ def cases(args: argparse.Namespace) -> list[Case]:
         large = args.device == "cpu" and max(sizes) > 2048
         for batch in args.batch or ((1,) if alone else tuple(b for b in BATCHES if not (large and b > 1024))):
             samples = min(args.samples, 10_000) if alone else args.samples
-            samples = min(samples, max(3 * batch, 1024)) if large else max(samples, batch)
+            short = large and args.samples == SAMPLES  # unless somebody asks for more
+            samples = min(samples, max(3 * batch, 1024)) if short else max(samples, batch)
             for optimizer in args.optimizer or (("sgd",) if alone else ("sgd", "adam")):
                 found.append(Case(sizes, batch, optimizer, samples, **where))
     return found

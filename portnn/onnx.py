@@ -6,6 +6,7 @@ done with them. ndonnx has such arrays, follows the standard, and is imported wh
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from portnn.network import forward, zero_of
 
 __all__ = ["to_onnx"]
 
+_INPUT, _OUTPUT = "portnn.input", "portnn.output"  # until the rest has names
 _VIEWS = ("Expand", "Reshape", "Slice", "Unsqueeze")
 _LARGEST = 2**31 - 2**20  # bytes of parameters: a protocol buffer holds 2 GiB in all
 
@@ -98,12 +100,13 @@ def to_onnx(
             f"to_onnx: ndonnx cannot note the forward pass ({type(error).__name__}: {reason(error)}); activations of "
             "your own must use operators and the functions of portnn.backends.namespace(z)"
         ) from error
-    written = ndonnx.build({input_name: x}, {output_name: y})
+    written = ndonnx.build({_INPUT: x}, {_OUTPUT: y})
     written.producer_name, written.producer_version = "portnn", sys.modules["portnn"].__version__
     written.doc_string, written.graph.name = repr(host), "MLP"
     written.ir_version = onnx.helper.find_min_ir_version_for(written.opset_import)
     written.graph.output[0].type.tensor_type.shape.dim[-2].dim_param = "batch"  # forgotten under the guards
     _tidy(written.graph, onnx)
+    _name_ends(written.graph, {_INPUT: input_name, _OUTPUT: output_name})
     onnx.checker.check_model(written, full_check=True)
     if path is not None:
         atomic_write(path, [written.SerializeToString()])
@@ -176,6 +179,21 @@ def _unguarded(node: Any) -> Any:
     product = branch.node[0]
     product.output[0] = node.output[0]
     return product
+
+
+def _name_ends(graph: Any, names: dict[str, str]) -> None:
+    """Give input and output the names that were asked for; what bears one of them within gets another."""
+    used = {name for node in graph.node for name in (*node.output, *_reads(node))} | {a.name for a in graph.initializer}
+    same = dict(names)
+    for name in used.intersection(names.values()):
+        same[name] = next(
+            other for i in itertools.count() if (other := f"{name}_{i}") not in used | set(names.values())
+        )
+    for node in graph.node:
+        _rename(node, same)
+        node.output[:] = [same.get(name, name) for name in node.output]
+    for value in (*graph.initializer, *graph.input, *graph.output):
+        value.name = same.get(value.name, value.name)
 
 
 def _rename(node: Any, same: dict[str, str]) -> None:

@@ -269,7 +269,12 @@ REFUSED = {
     "names as a text": (
         lambda: from_torch(Net().state_dict(), "relu", names="fc1"),
         ValueError,
-        r"names must be a list such as \['fc1', 'fc2'\], got 'fc1'",
+        r"names must be texts that differ, such as \['fc1', 'fc2'\], got 'fc1'",
+    ),
+    "the same name twice": (
+        lambda: from_torch(Net().state_dict(), "relu", names=["fc1", "fc1"]),
+        ValueError,
+        r"names must be texts that differ, .*, got \['fc1', 'fc1'\]",
     ),
     "a module with code": (lambda: from_torch(Net()), TypeError, "only the code of Net knows the order of its layers"),
     "a softmax": (no_such(nn.Softmax(-1)), ValueError, "module '1' is a Softmax, expected Linear, .* leave a softmax"),

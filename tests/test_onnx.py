@@ -365,3 +365,12 @@ def test_a_missing_package_is_named_with_the_cure(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'^to_onnx: needs ndonnx and onnx .*: pip install "portnn\[onnx\]"$'):
         to_onnx(MLP([2, 1]))
+
+
+@pytest.mark.parametrize("names", [("Add_0_C", "MatMul_0_Y"), ("Reshape_0_reshaped", "Inline_0__If_0_outputs_0")])
+def test_names_of_inner_values_can_be_asked_for(names):
+    model = portnn.MLP([3, 4, 2], dtype="float64")
+    x = np.linspace(-1.0, 1.0, 12).reshape(4, 3)
+    written = to_onnx(model, input_name=names[0], output_name=names[1])
+    (y,) = opened(written).run([names[1]], {names[0]: x})
+    assert_within(y, model(x), 1e-14)

@@ -180,8 +180,9 @@ def _read_modules(net: Any, who: str) -> tuple[list[str], list[str]]:
 def _order(state: Mapping[Any, Any], names: Sequence[str] | None, who: str) -> list[str]:
     """Return the names of the layers in their order."""
     if names is not None:
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
-            raise ValueError(f"{who}: names must be a list such as ['fc1', 'fc2'], got {shown(names)}")
+        texts = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+        if not texts or not names or len(set(names)) != len(names):
+            raise ValueError(f"{who}: names must be texts that differ, such as ['fc1', 'fc2'], got {shown(names)}")
         return list(names)
     found = []
     for key in state:
