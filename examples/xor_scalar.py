@@ -163,13 +163,13 @@ def train(network: Network, params: Any, epochs: int, rate: float, every: int = 
 
 
 def draw(file: Path, activation: str) -> None:
-    """Write the graph of one neuron with two inputs, as DOT or, named .svg, as a picture."""
+    """Write the graph of one neuron with two inputs, as DOT or, named .svg or .png, as a picture."""
     neuron = Neuron(2, activation)
     params = [np.asarray(0.5), np.asarray(-1.0), np.asarray(0.25)]
     inputs = [np.asarray(1.0), np.asarray(2.0)]
     names = ["weight 0", "weight 1", "bias", "input 0", "input 1"]
-    if file.suffix == ".svg":
-        file.write_bytes(graph(neuron, params, inputs, names=names).pipe(format="svg"))
+    if file.suffix in (".svg", ".png"):
+        file.write_bytes(graph(neuron, params, inputs, names=names).pipe(format=file.suffix[1:]))
     else:
         file.write_text(dot(neuron, params, inputs, names=names) + "\n", encoding="utf-8")
     print(f"The graph of one neuron is in {file}")
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--draw", type=Path, metavar="FILE", help="write the graph of one neuron as .dot or .svg")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="write the graph of one neuron: .dot, .svg or .png")
     args = parser.parse_args()
     if args.draw is not None:
         draw(args.draw, args.activation)

@@ -685,6 +685,14 @@ def test_a_picture_needs_graphviz(monkeypatch):
         autograd.graph(lambda x: x, A)
 
 
+def test_the_picture_is_that_of_the_text():
+    graphviz = pytest.importorskip("graphviz", reason="graphviz is not installed")
+    f, a, b = lambda w, x: w * x, np.asarray(2.0), np.asarray(3.0)
+    picture = autograd.graph(f, a, b, names=["w", "x"])
+    assert isinstance(picture, graphviz.Source)
+    assert picture.source.rstrip() == autograd.dot(f, a, b, names=["w", "x"])
+
+
 def test_a_part_written_in_a_nested_derivative_is_recorded():
     xp = autograd.over("numpy")
 
