@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from portnn import checks
-from portnn.autograd import pair_of
+from portnn.autograd import pair_of, together
 from portnn.backends import Array, Backend, namespace
 from portnn.chunked import by_chunks, wants_chunks
 from portnn.curvature import loss_curvature
@@ -45,6 +45,7 @@ class Derivatives:
         A pure function of ``params``, ``(n_params,)`` or ``(members, n_params)``, and ``x``, ``(batch, n_features)``,
         which may be arrays of any conforming library, traced or recorded: both of one, on one device (ValueError).
         """
+        params, x = together(params, x)
         backend = home(self.backend, params, x, "MLP.apply")
         with backend.scope(self.matmul_precision):
             y, pullback = forward(self.layers, params, x)

@@ -9,6 +9,7 @@ from typing import Any
 
 from portnn import checks, model_file
 from portnn.activations import describe_activation
+from portnn.autograd import Array as Recorded
 from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
 from portnn.backends.base import FLOATS
 from portnn.chunked import by_chunks, wants_chunks
@@ -165,10 +166,12 @@ class MLP(Derivatives):
 
         ``x`` is an array of the parameters' library, on their device; another dtype is cast. For logits of a
         classifier, the class is the largest and softmax gives the probabilities. For a lazy array of chunks, such as
-        Dask's, the outputs are one too.
+        Dask's, the outputs are one too; those for an array that :mod:`portnn.autograd` records are recorded.
         """
         if wants_chunks(self._params, x):
             return by_chunks(self, self._params, x, "MLP")
+        if isinstance(x, Recorded):
+            return self.apply(self._params, x)
         with self.scope():
             x = self._input(x, "MLP")
             if not self.backend.is_concrete(x):  # differentiated by others, perhaps

@@ -174,6 +174,17 @@ def test_the_network_itself_is_differentiated(library, name, dtype):
         assert_within(library.to_numpy(ours), theirs, tolerances.first_gradient(theirs, dtype))
 
 
+def test_a_model_is_called_with_recorded_inputs(library):
+    model = portnn.MLP([5, 4, 3], activation="tanh", dtype="float64", **library.where)
+    x = library.make(X)
+    y, pullback = vjp(model, x)
+    theirs, expected = model.vjp(x)
+    dy = library.make(np.linspace(-1.0, 1.0, y.shape[0] * 3).reshape(-1, 3))
+    assert_same(library.to_numpy(y), library.to_numpy(theirs))
+    expected = library.to_numpy(expected(dy)[1])
+    assert_within(library.to_numpy(pullback(dy)[0]), expected, tolerances.first_gradient(expected, np.float64))
+
+
 def test_the_network_of_members(library):
     model = portnn.MLP([5, 4, 3], activation="mish", dtype="float64", members=3, **library.where)
     x = library.make(X)

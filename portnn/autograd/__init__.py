@@ -11,7 +11,7 @@ from portnn.autograd.array import Array
 from portnn.autograd.draw import dot, graph
 from portnn.autograd.namespace import over
 from portnn.autograd.ordinary import pair_of, value_of
-from portnn.autograd.transform import check, constant, grad, value_and_grad, vjp
+from portnn.autograd.transform import check, constant, grad, together, value_and_grad, vjp
 
 __all__ = [
     "Array",
@@ -22,6 +22,7 @@ __all__ = [
     "graph",
     "over",
     "pair_of",
+    "together",
     "value_and_grad",
     "value_of",
     "vjp",

@@ -340,6 +340,24 @@ def constant(x: Any) -> Any:
     return Array(constant(x.value), x.space) if type(x) is Array else x
 
 
+def together(*arrays: Any) -> tuple[Any, ...]:
+    """Return arrays as one function can take them: those of the library as constants where another one records.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnn.autograd import over
+    >>> together(np.ones(2), over(np).ones(1))
+    (Array([1., 1.]), Array([1.]))
+
+    """
+    recording = [a for a in arrays if type(a) is Array]
+    if not recording or len(recording) == len(arrays):
+        return arrays
+    space = recording[0].space.highest(recording)
+    return tuple(Array(a, space) if is_array(a) and namespace(a) is space.base else a for a in arrays)
+
+
 def check(f: Callable[..., Any], args: Sequence[Any], **options: Any) -> float:
     """Compare the derivatives of a function with central differences; return the worst deviation.
 
