@@ -39,7 +39,17 @@ ROOMS = (
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
     *("feed", "progress", "plots", "history", "callbacks", "evaluation", "diagnosis", "step", "training"),  # the loop
-    *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx"),  # outer rooms
+    *(
+        "hosts",
+        "error_bars",
+        "side_by_side",
+        "agreement",
+        "testing",
+        "exchange",
+        "onnx",
+        "tabular",
+        "console",
+    ),  # outer rooms
     *("__init__", "__main__"),
 )
 
