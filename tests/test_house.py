@@ -38,7 +38,18 @@ ROOMS = (
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling"),
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
-    *("feed", "progress", "plots", "history", "callbacks", "evaluation", "diagnosis", "step", "training"),  # the loop
+    *(
+        "feed",
+        "progress",
+        "plots",
+        "history",
+        "logs",
+        "callbacks",
+        "evaluation",
+        "diagnosis",
+        "step",
+        "training",
+    ),  # the loop
     *(
         "hosts",
         "error_bars",
