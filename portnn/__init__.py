@@ -7,6 +7,7 @@ from portnn import (
     activations,
     autograd,
     backends,
+    callbacks,
     datasets,
     exchange,
     initializers,
@@ -20,11 +21,12 @@ from portnn import (
 )
 from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.evaluation import ensemble_predict, evaluate, predict
+from portnn.history import History
 from portnn.hosts import scipy_objective, scipy_residuals
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from portnn.scaling import Rescale, Standardize
-from portnn.training import History, fit
+from portnn.training import fit
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "activations",
     "autograd",
     "backends",
+    "callbacks",
     "datasets",
     "ensemble_predict",
     "evaluate",

@@ -1,6 +1,7 @@
 """The exceptions of portnn. All of them are also one of Python's own, so ``except ValueError`` keeps working."""
 
 import reprlib
+from typing import Any
 
 
 class BackendError(RuntimeError):
@@ -15,8 +16,10 @@ class NonFiniteError(FloatingPointError):
     """A NaN or an infinity arose in training; the message names epoch, batch and layer, and the member if any.
 
     The model keeps the last parameters that were finite. ``members`` are the numbers of all members that were not at
-    that step.
+    that step, ``history`` is what ``fit`` had written down by then.
     """
+
+    history: Any = None
 
     def __init__(self, message: str, members: tuple[int, ...] = ()) -> None:
         super().__init__(message)

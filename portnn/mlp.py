@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -265,15 +265,16 @@ class MLP(Derivatives):
                         message = f"{who}: {kind}[{i}] of the model holds NaN or infinity; train or load it again"
                         raise ValueError(message)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
         """Write the model to a safetensors file, whole or not at all.
 
         Tensors ``layers.i.weight`` (in_features, out_features) and ``layers.i.bias``; the configuration is in the
-        metadata under ``portnn``. Parameters that are not finite, and activations of your own, are refused.
+        metadata under ``portnn``, beside texts of yours, which ``portnn.model_file.metadata`` reads. Parameters that
+        are not finite, and activations of your own, are refused.
         """
         self.check_finite("MLP.save")
         config = {"sizes": self.sizes, "dtype": self.dtype, "members": self.members, "seed": self.seed}
-        model_file.write(path, config, self.layers, self.backend.to_numpy(self._params))
+        model_file.write(path, config, self.layers, self.backend.to_numpy(self._params), metadata)
 
     @classmethod
     def load(

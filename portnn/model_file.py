@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
@@ -18,17 +19,30 @@ FORMAT = 2  # 1, which has no scalings, is written where there are none
 _CONFIG = ("sizes", "dtype", "members", "seed", "activation", "bias")
 
 
-def write(
-    path: str | os.PathLike[str], config: dict[str, Any], layers: tuple[Layer, ...], params: numpy.ndarray
-) -> None:
-    """Write the flat vector (or one per member), cut into the tensors of its layers."""
+def activation_names(layers: tuple[Layer, ...], who: str) -> list[str]:
+    """Return the names of the activations; ValueError for one of the user's own."""
     names = [describe_activation(layer.activation) for layer in layers]
     for i, name in enumerate(names):
         if name.startswith("<"):
             raise ValueError(
-                f"MLP.save: the activation of layer {i} is your own function {name}, which a file cannot hold; "
+                f"{who}: the activation of layer {i} is your own function {name}, which a file cannot hold; "
                 "save model.params instead"
             )
+    return names
+
+
+def write(
+    path: str | os.PathLike[str],
+    config: dict[str, Any],
+    layers: tuple[Layer, ...],
+    params: numpy.ndarray,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the flat vector (or one per member), cut into the tensors of its layers; ``metadata`` are other texts."""
+    if "portnn" in (metadata or {}):
+        message = "MLP.save: 'portnn' in the metadata is the model's own; choose another name"
+        raise ValueError(message)
+    names = activation_names(layers, "MLP.save")
     biases = [layer.bias is not None for layer in layers]
     scalings = {"inputs": described(layers[0].before), "outputs": described(layers[-1].after)}
     scalings = {name: scaling for name, scaling in scalings.items() if scaling is not None}
@@ -39,7 +53,22 @@ def write(
         for layer in range(len(layers))
         for name, place, shape in _tensors(layers, layer)
     }
-    storage.write_safetensors_file(path, arrays, {"portnn": json.dumps(whole)})
+    storage.write_safetensors_file(path, arrays, {**(metadata or {}), "portnn": json.dumps(whole)})
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the texts that were saved with a model, beside its own configuration under ``portnn``.
+
+    Examples
+    --------
+    >>> import tempfile, portnn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     portnn.MLP([2, 1]).save(f"{folder}/m.safetensors", metadata={"unit": "kelvin"})
+    ...     metadata(f"{folder}/m.safetensors")["unit"]
+    'kelvin'
+
+    """
+    return storage.read_safetensors_header(path)[1]
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray]:

@@ -13,32 +13,17 @@ import numpy
 from portnn import checks, random
 from portnn.backends import Array
 from portnn.backends.base import Batch, Metrics
+from portnn.callbacks import Callback, during
 from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError, shown
 from portnn.evaluation import checked, judged, make_judge, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
+from portnn.history import History
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, Optimizer, get_optimizer
 from portnn.progress import Bar
 from portnn.step import Chunks, copied, make_step
-
-Callback = Callable[[MLP, "History"], object]
-
-
-class History(dict[str, list[Any]]):
-    """What happened: lists with one entry per epoch.
-
-    ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, ``learning_rate``, ``epoch_seconds``.
-
-    ``accuracy`` is there for losses of classes, ``val_loss`` and ``val_accuracy`` with validation data. ``loss`` and
-    ``accuracy`` are means over the epoch's batches, each taken before its update; the penalty of l1 and l2 is part of
-    the loss, since that is what was differentiated. With members an entry is a list of one number per member
-    (``learning_rate`` where each has its own).
-    ``epoch_seconds`` is the time of training alone, in seconds.
-    """
-
-    interrupted: bool = False  #: Ctrl-C ended the training early
 
 
 def fit(
@@ -103,7 +88,9 @@ def fit(
         and torch on the CPU run steps with functions of yours as they are written. Under JAX and on GPUs such functions
         are compiled as well, and what they do besides returning arrays is done at most a few times.
     callbacks
-        Functions ``f(model, history)``, called after every epoch; a true value ends the training.
+        Functions ``f(model, history)``, called after every epoch; a true value ends the training. Those of
+        :mod:`portnn.callbacks` stop early, keep the best, write logs; what has methods ``on_begin`` and ``on_end`` is
+        told of both.
     progress
         Show a bar (needs tqdm; silent when the output is not a terminal).
 
@@ -117,7 +104,7 @@ def fit(
     ------
     NonFiniteError
         A NaN or an infinity arose. The model keeps the last finite parameters; ``error.members`` are the members in
-        which it did.
+        which it did, ``error.history`` is what came before.
 
     Examples
     --------
@@ -164,23 +151,28 @@ def fit(
             l2=l2,
             output_share=data.share,
         )
-        return _run(
-            model,
-            Chunks(model.backend, step, compile),
-            make_judge(model, entry, data.share),
-            optimizer,
-            data.feed(model),
-            None if held is None else held.feed(model),
-            epochs,
-            min(asked or 128, n),
-            shuffle,
-            seed,
-            callbacks,
-            progress,
-        )
+        history = History()
+        history.epochs, history.names = epochs, _names(entry.kind, optimizer, held is not None)
+        with during(callbacks, model, history):
+            return _run(
+                history,
+                model,
+                Chunks(model.backend, step, compile),
+                make_judge(model, entry, data.share),
+                optimizer,
+                data.feed(model),
+                None if held is None else held.feed(model),
+                epochs,
+                min(asked or 128, n),
+                shuffle,
+                seed,
+                callbacks,
+                progress,
+            )
 
 
 def _run(
+    history: History,
     model: MLP,
     compiled: Chunks,
     judge: Callable[[Array, Batch], Metrics],
@@ -194,7 +186,7 @@ def _run(
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> History:
-    backend, history, count = model.backend, History(), 0
+    backend, count = model.backend, 0
     state = copied(backend, {"params": model.params, **optimizer.init(model.params)})
     before = state
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
@@ -242,6 +234,7 @@ def _run(
             for name, value in entry.items():
                 history.setdefault(name, []).append(value)
             _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
+            bar.ended(entry)
             ended = [callback(model, history) for callback in callbacks]
             state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
             if any(ended):
@@ -252,6 +245,13 @@ def _run(
         model.params = before["params"]
         bar.close()
     return history
+
+
+def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:
+    """Return what an epoch puts into the history, in its order."""
+    seen = ["loss"] + ["accuracy"] * (kind in ("classes", "binary"))
+    seen += [f"val_{name}" for name in seen] * validated + ["learning_rate"] * hasattr(optimizer, "rate")
+    return (*seen, "epoch_seconds")
 
 
 def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:

@@ -760,12 +760,32 @@ def test_exported_network_predicts_the_same(run, folder):
     assert float(worst[2]) < 4.0 * 16.0  # 4 sqrt(n) u, n = 256
 
 
-@pytest.mark.parametrize("script", ["xor.py", "embed_numpy.py", "embed_physics.py", "embed_scipy.py"])
+def test_pictures_are_those_of_the_documents(run, folder):
+    needs("matplotlib")
+    needs("sklearn")
+    done = run("pictures.py", "--out", "drawn")
+    assert (done.code, done.err) == (0, "")
+    drawn = sorted(path.name for path in (folder / "drawn").iterdir())
+    assert drawn == sorted(path.name for path in (EXAMPLES.parent / "docs" / "images").glob("*.png"))
+    assert all((folder / "drawn" / name).stat().st_size > 20_000 for name in drawn)
+    assert float(re.search(r"accuracy +(0\.\d+) +360", done.out)[1]) > 0.85
+
+
+@pytest.mark.parametrize("script", ["xor.py", "pictures.py", "embed_numpy.py", "embed_physics.py", "embed_scipy.py"])
 def test_unknown_backend_is_one_sentence(run, script):
     says_one_sentence(run(script, "--backend", "nunpy"), "unknown backend 'nunpy'.*did you mean 'numpy'")
 
 
 def test_no_example_is_left_out():
-    tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "xor_scalar.py", "export_onnx.py"}
+    tested = {
+        "mnist.py",
+        "predict.py",
+        "presets.py",
+        "sweep.py",
+        "xor.py",
+        "xor_scalar.py",
+        "export_onnx.py",
+        "pictures.py",
+    }
     tested |= {f"embed_{name}.py" for name in ("numpy", "physics", "jax", "torch", "scipy", "dask")}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

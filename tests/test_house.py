@@ -38,8 +38,29 @@ ROOMS = (
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling"),
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
-    *("feed", "progress", "evaluation", "diagnosis", "step", "training"),  # the loop
-    *("hosts", "error_bars", "side_by_side", "agreement", "testing", "plots", "exchange", "onnx"),  # outer rooms
+    *(
+        "feed",
+        "progress",
+        "plots",
+        "history",
+        "logs",
+        "callbacks",
+        "evaluation",
+        "diagnosis",
+        "step",
+        "training",
+    ),  # the loop
+    *(
+        "hosts",
+        "error_bars",
+        "side_by_side",
+        "agreement",
+        "testing",
+        "exchange",
+        "onnx",
+        "tabular",
+        "console",
+    ),  # outer rooms
     *("__init__", "__main__"),
 )
 

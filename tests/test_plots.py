@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+import tolerances
+from scipy.stats import binomtest
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: examples)")
 
@@ -120,6 +122,31 @@ def test_epochs_are_integers_from_one(n_epochs):
     assert axes.get_yscale() == ("log" if n_epochs == 100 else "linear")
 
 
+def test_curves_of_members_are_mean_and_range():
+    each = np.random.default_rng(0).uniform(0.1, 1.0, (5, 3))
+    figure = plots.learning_curves(
+        {"loss": each.tolist(), "val_loss": (each + 1.0).tolist(), "epoch_seconds": [1.0] * 5}
+    )
+    (axes,) = figure.axes
+    np.testing.assert_allclose(line(axes, "training").get_ydata(), each.mean(axis=1))
+    (band, _) = axes.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert {(k + 1.0, each[k].min()) for k in range(5)} <= corners
+    assert {(k + 1.0, each[k].max()) for k in range(5)} <= corners
+    assert "mean and range of 3 members" in figure.get_suptitle()
+    best = int(each.mean(axis=1).argmin()) + 1
+    assert f"epoch {best}" in title(axes)
+    alone = plots.learning_curves({"loss": each[:, :1].tolist()})
+    assert "members" not in alone.get_suptitle()
+
+
+def test_a_member_that_diverged_leaves_the_others():
+    figure = plots.learning_curves({"loss": [[1.0, 2.0], [0.5, float("nan")], [float("nan")] * 2]})
+    y = line(figure.axes[0], "training").get_ydata()
+    assert y[:2].tolist() == [1.5, 0.5]
+    assert np.isnan(y[2])
+
+
 def test_confusion_matrix_is_that_of_scikit_learn():
     sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     _, t_true, t_pred, _ = random_case()
@@ -149,6 +176,92 @@ def test_many_classes_are_shaded_without_numbers():
     figure = plots.confusion_matrix(t, t[::-1])
     assert not figure.axes[0].texts
     assert len(figure.axes[0].get_yticks()) <= 40
+
+
+def test_class_report_is_that_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    _, t_true, t_pred, _ = random_case()
+    rows = {row.split()[0]: row.split()[1:] for row in plots.class_report(t_true, t_pred).splitlines()[2:12]}
+    values = metrics.precision_recall_fscore_support(t_true, t_pred)
+    for k, row in enumerate(zip(*values, strict=True)):
+        assert rows[str(k)] == [*(f"{v:.3f}" for v in row[:3]), str(row[3])]
+    named = plots.class_report([0, 1], [0, 0], class_names=["cat", "dog", "cow"])
+    assert [text.split()[0] for text in named.splitlines()[2:5]] == ["cat", "dog", "cow"], "unseen ones too"
+
+
+def test_missing_scikit_learn_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(ImportError, match=r"class_report: .*pip install scikit-learn"):
+        plots.class_report([0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_calibration_is_that_of_scikit_learn(binary):
+    sklearn_calibration = pytest.importorskip("sklearn.calibration", reason="scikit-learn is not installed")
+    _, t_true, _, p = random_case(500, n_classes=2 if binary else 4)
+    given = p[:, 1] if binary else p
+    sure, right = (given, t_true) if binary else (p.max(axis=1), p.argmax(axis=1) == t_true)
+    figure = plots.calibration(t_true, given, n_bins=8)
+    axes, below = figure.axes
+    share, mean = sklearn_calibration.calibration_curve(right, sure, n_bins=8)
+    drawn = line(axes, "bins").get_xydata()
+    np.testing.assert_allclose(drawn, np.stack([mean, share], axis=1))
+    counts, _ = np.histogram(sure, 8, (0.0, 1.0))
+    assert [bar.get_height() for bar in below.patches] == counts.tolist()
+    n = counts[counts > 0]
+    error = (n * np.abs(mean - share)).sum() / n.sum()
+    assert figure.get_suptitle() == f"Calibration: expected calibration error {error:.2%}"
+    low, high = zip(*(segment[:, 1] for segment in axes.collections[0].get_segments()), strict=True)
+    for k, rate, a, b in zip(n, share, low, high, strict=True):
+        interval = binomtest(round(k * rate), int(k)).proportion_ci(0.95, "wilson")
+        np.testing.assert_allclose([a, b], interval, atol=tolerances.DRAWN)
+
+
+def test_a_sure_prediction_is_in_the_last_bin():
+    figure = plots.calibration([0, 1], [[1.0, 0.0], [1.0, 0.0]], n_bins=4)
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [0, 0, 0, 2]
+    assert figure.get_suptitle().endswith(" 50.00%")
+
+
+def circles(n=200):
+    x = np.random.default_rng(0).normal(size=(n, 2))
+    return x, ((x**2).sum(axis=1) > 1.0).astype(int)
+
+
+@pytest.mark.parametrize("shape", ["classes", "column", "vector"])
+def test_decision_boundary_is_where_the_class_changes(shape):
+    x, t = circles()
+
+    def circle(points):
+        assert points.dtype == np.float64
+        y = (points**2).sum(axis=1) - 1.0
+        return {"classes": np.stack([-y, y], axis=1), "column": y[:, None], "vector": y}[shape]
+
+    figure = plots.decision_boundary(circle, x, t, class_names=["in", "out"], axis_names=("u", "v"), resolution=150)
+    (axes,) = figure.axes
+    assert figure.get_suptitle() == "Decision boundary: 200 of 200 correct (100.00%)"
+    regions, *rest = axes.collections
+    boundary = next(c for c in rest if hasattr(c, "levels")).get_paths()[0].vertices
+    step = np.ptp(np.asarray(axes.get_xlim())) / 149
+    assert np.abs(np.hypot(*boundary.T) - 1.0).max() < 1.5 * step, "a circle, to a cell of the grid"
+    points = [c for c in rest if c.get_label() in ("in", "out")]
+    for c, k in zip(points, (0, 1), strict=True):
+        assert (np.asarray(c.get_offsets()) == x[t == k]).all()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("u", "v")
+    assert regions.get_array().size == 150 * 150
+
+
+def test_mistakes_are_crossed():
+    x, t = circles()
+    figure = plots.decision_boundary(lambda z: z[:, 0], x, t, resolution=20)
+    crossed = next(c for c in figure.axes[0].collections if c.get_label() == "mistake")
+    assert (np.asarray(crossed.get_offsets()) == x[(x[:, 0] > 0) != t]).all()
+
+
+def test_one_region_has_no_boundary():
+    x, t = circles()
+    figure = plots.decision_boundary(lambda z: np.ones(len(z)), x, t, resolution=20)
+    assert not [c for c in figure.axes[0].collections if hasattr(c, "levels")]
 
 
 def test_most_confident_mistake_comes_first():
@@ -248,6 +361,11 @@ def test_no_text_lies_on_another():
         plots.confusion_matrix(t_true % 3, t_pred % 3, class_names=["setosa", "versicolor", "virginica"]),
         plots.misclassified(x, t_true, t_pred, p),
         plots.weight_images(np.eye(784)[:, :100]),
+        plots.learning_curves({**{key: [[0.9, 0.8]] * 3 for key in HISTORY}, "epoch_seconds": [1.0] * 3}),
+        plots.calibration(t_true, p),
+        plots.calibration(t_true % 2, p[:, 0]),
+        plots.decision_boundary(lambda z: z, *circles(), class_names=["setosa", "versicolor"], resolution=20),
+        plots.decision_boundary(lambda z: 1e-6 * z[:, 0], circles()[0] * 1e6, circles()[1], resolution=20),
     ]
     for figure in figures:
         assert overlapping(figure) == []
@@ -266,6 +384,8 @@ assert figure.get_suptitle()
 portnn.plots.confusion_matrix([0, 1], [0, 1])
 portnn.plots.misclassified([[0, 1, 1, 0]], [0], [1])
 portnn.plots.weight_images([[1.0], [0.0], [0.0], [1.0]])
+portnn.plots.calibration([0, 1], [[0.9, 0.1], [0.2, 0.8]])
+portnn.plots.decision_boundary(lambda x: x, [[0.0, 1.0], [1.0, 0.0]], [0, 1], resolution=9)
 assert matplotlib.rcParams.copy() == before
 assert "matplotlib.pyplot" not in sys.modules, "pyplot keeps figures alive"
 """
@@ -282,7 +402,7 @@ def test_missing_matplotlib_names_the_cure(monkeypatch):
 X = np.ones((2, 64))
 ERRORS = [
     (plots.learning_curves, [{}], {}, r'learning_curves: history\["loss"\] has shape \(0,\)'),
-    (plots.learning_curves, [{"loss": [[1.0]]}], {}, r'"loss"\] has shape \(1, 1\), expected'),
+    (plots.learning_curves, [{"loss": [[[1.0]]]}], {}, r'"loss"\] has shape \(1, 1, 1\), expected'),
     (plots.learning_curves, [{"loss": [1.0, 2.0], "val_loss": [1.0]}], {}, r'"val_loss"\] has shape \(1,\), .*\(2,\)'),
     (plots.confusion_matrix, [[], []], {}, r"t_true has shape \(0,\), expected \(batch,\)"),
     (plots.confusion_matrix, [0, 0], {}, r"t_true has shape \(\), expected \(batch,\)"),
@@ -299,6 +419,27 @@ ERRORS = [
     (plots.misclassified, [X, [0, 1], [1, 1]], {"shape": (8, 9)}, r"shape \(8, 9\), .* = 64 features"),
     (plots.misclassified, [X, [0, 1], [1, 1]], {"max_images": 0}, "cannot draw 0 images"),
     (plots.misclassified, [X, [0, 1], [1, 2], np.ones((2, 2))], {}, r"probabilities has shape \(2, 2\), .* label 2"),
+    (plots.learning_curves, [{"loss": [[1.0]], "val_loss": [[1.0]] * 2}], {}, r'"val_loss"\] has shape \(2, 1\)'),
+    (
+        plots.class_report,
+        [[0, 2], [0, 1]],
+        {"class_names": ["a", "b"]},
+        "labels reach 2, expected 3 class_names, got 2",
+    ),
+    (plots.calibration, [[0, 1], np.ones((3, 2))], {}, r"t_true has shape \(2,\), expected \(3,\)"),
+    (plots.calibration, [[0, 2], np.ones((2, 2))], {}, r"probabilities has shape \(2, 2\), .* above the label 2"),
+    (plots.calibration, [[0, 2], np.ones(2)], {}, r"probabilities has shape \(2,\), .*or for two classes"),
+    (plots.calibration, [[0, 1], [[-1.0, 2.0]] * 2], {}, r"fractions in \[0, 1\]; take the softmax"),
+    (plots.calibration, [[0, 1], [[np.nan, 0.0]] * 2], {}, r"fractions in \[0, 1\]"),
+    (plots.calibration, [[0, 1], np.eye(2)], {"n_bins": 0}, "n_bins must be at least 1, got 0"),
+    (plots.decision_boundary, [len, np.ones((2, 3)), [0, 1]], {}, r"x has shape \(2, 3\), expected \(batch, 2\)"),
+    (plots.decision_boundary, [len, [[0.0, np.nan]], [0]], {}, "all finite"),
+    (plots.decision_boundary, [len, X[:, :2], [0]], {}, r"t has shape \(1,\), expected \(2,\)"),
+    (plots.decision_boundary, [len, X[:, :2], [0, 1]], {}, r"predict gave shape \(\) for 2 points"),
+    (plots.decision_boundary, [lambda z: z * np.nan, X[:, :2], [0, 1]], {}, "predict gave a NaN"),
+    (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 1]], {"resolution": 1}, "resolution must be at least 2"),
+    (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 9]], {}, "at most 8 classes"),
+    (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 2]], {"class_names": "ab"}, "labels reach 2, .* below 2"),
     (plots.weight_images, [np.ones(64)], {}, r"weight has shape \(64,\), expected \(in_features, out_features\)"),
     (plots.weight_images, [np.ones((64, 0))], {}, r"weight has shape \(64, 0\)"),
     (plots.weight_images, [np.ones((10, 64))], {}, r"shape \(3, 3\), .* = 10 features"),

@@ -1,0 +1,248 @@
+"""What may be done after every epoch of a training: stop in time, keep the best, write down how it goes.
+
+A callback is a function ``f(model, history)`` that :func:`portnn.fit` calls after every epoch; a true value ends the
+training. Whether it is a function of yours or an object of this module, it may also have the methods
+``on_begin(model, history)``, called before the first step, and ``on_end(model, history)``, called after the last one
+whatever ended it: the epochs, a callback, Ctrl-C, or an error. Callbacks are called in the order of the list.
+
+``history.names`` says what ``fit`` writes down after each epoch, ``history.epochs`` how many epochs it was asked for. A
+callback may set ``model.params``, and append to a list of its own in the history, ``history.setdefault("f1", [])``,
+which those behind it see.
+
+A NaN needs no callback: ``fit`` raises :class:`portnn.NonFiniteError` by itself, the model keeps its last finite
+parameters, ``error.history`` is the history, and every ``on_end`` is called. Nor does a rate that falls on a plateau:
+it is a schedule, ``Adam(portnn.schedules.ReduceOnPlateau(1e-3))``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from portnn import model_file
+from portnn.backends import Array, one_of
+from portnn.checks import check_count, check_number
+from portnn.errors import NonFiniteError, shown
+from portnn.history import History
+from portnn.logs import CSVLog, EpochPrinter, TensorBoard
+from portnn.mlp import MLP
+
+__all__ = ["CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochPrinter", "TensorBoard", "during"]
+
+Callback = Callable[[MLP, History], object]
+
+
+@contextlib.contextmanager
+def during(callbacks: Sequence[Callback], model: MLP, history: History) -> Iterator[None]:
+    """Tell callbacks when a training begins and ends, those that have begun, in their order, whatever happens."""
+    begun: list[Any] = []
+    with contextlib.ExitStack() as ends:
+        try:
+            for callback in callbacks:
+                if hasattr(callback, "on_begin"):
+                    callback.on_begin(model, history)
+                begun.append(callback)
+            yield
+        except NonFiniteError as error:
+            error.history = history
+            raise
+        finally:
+            for callback in reversed(begun):  # the stack turns them round again
+                if hasattr(callback, "on_end"):
+                    ends.callback(callback.on_end, model, history)
+
+
+class EarlyStopping:
+    """End the training when ``monitor`` has not improved for ``patience`` epochs, and put the best parameters back.
+
+    An improvement is by more than ``min_delta``: v < best - min_delta for a loss, v > best + min_delta for an accuracy.
+    As in Keras, training ends when the best is ``patience`` epochs ago; a NaN is no improvement.
+
+    With members each has its own best and its own patience. What happens to a member after its patience is over no
+    longer counts for it, and training ends when that of the last one is: each is what it would be by itself.
+
+    Parameters
+    ----------
+    monitor
+        A name of the history: ``"val_loss"``, ``"val_accuracy"``, ``"loss"``, or a list that a callback of yours adds.
+    patience
+        In epochs, at least 1.
+    min_delta
+        In the unit of ``monitor``, at least 0.
+    mode
+        ``"min"``, ``"max"``, or ``"auto"``: the larger the better for names that end in accuracy, else the smaller.
+    restore_best
+        At the end, also after Ctrl-C or a NaN, ``model.params`` become those of the best epoch, to the bit.
+
+    Attributes
+    ----------
+    best, best_epoch
+        The best value and the number of its epoch, counted from 1; lists with members.
+
+    Examples
+    --------
+    >>> import portnn
+    >>> x, t, x_test, t_test = portnn.datasets.load_digits()
+    >>> model, stop = portnn.MLP([64, 10]), EarlyStopping("val_loss", patience=3, min_delta=0.01)
+    >>> history = portnn.fit(model, x, t, epochs=500, optimizer=portnn.Adam(0.01), validation_split=0.2, callbacks=stop)
+    >>> len(history["loss"]) == stop.best_epoch + 3 < 500
+    True
+
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        restore_best: bool = True,
+    ) -> None:
+        who = type(self).__name__
+        self._best = _Best(who, monitor, mode, check_number(who, "min_delta", min_delta, 0.0), restore_best)
+        self.patience = check_count(who, "patience", patience)
+
+    @property
+    def best(self) -> Any:
+        """The best value so far, or a list of them."""
+        return self._best.values.tolist()
+
+    @property
+    def best_epoch(self) -> Any:
+        """Its epoch, counted from 1, or a list of them."""
+        return self._best.epochs.tolist()
+
+    def on_begin(self, model: MLP, history: History) -> None:
+        """Forget an earlier training; ValueError for what this one will not write down."""
+        self._best.begin(history)
+
+    def __call__(self, model: MLP, history: History) -> bool:
+        """Return whether it is time to stop."""
+        best = self._best
+        epoch = best.epoch(history)
+        best.see(model, history, epoch - best.epochs <= self.patience)
+        return bool(numpy.all(epoch - best.epochs >= self.patience))
+
+    def on_end(self, model: MLP, history: History) -> None:
+        """Put the best parameters back."""
+        if self._best.params is not None:
+            model.params = self._best.params
+            self._best.params = None  # it may be large
+
+
+class Checkpoint:
+    """Write the model to a file after epochs: the newest, or with ``monitor`` the best so far.
+
+    The file is a model that :meth:`portnn.MLP.load` reads, written whole or not at all: whatever happens in between,
+    what is there is one of the states that were to be kept. Without ``monitor`` it is written once more at the end,
+    also after Ctrl-C, and is then the model that ``fit`` leaves; behind an :class:`EarlyStopping` in the list, the one
+    that this has put back. Of members each has its own best.
+
+    Parameters
+    ----------
+    path
+        The file, such as ``"best.safetensors"``; its folder must exist. It is replaced.
+    monitor, mode
+        As for :class:`EarlyStopping`; None keeps the newest.
+    every
+        Look after every so many epochs, at least 1.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, portnn
+    >>> x = np.linspace(-1.0, 1.0, 64)[:, None]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, keep = portnn.MLP([1, 1]), Checkpoint(f"{folder}/line.safetensors")
+    ...     history = portnn.fit(model, x, 3 * x + 1, loss="mse", epochs=2, callbacks=[keep])
+    ...     bool((portnn.MLP.load(f"{folder}/line.safetensors").params == model.params).all())
+    True
+
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1, mode: str = "auto"
+    ) -> None:
+        who = type(self).__name__
+        self.path, self.every = os.fspath(path), check_count(who, "every", every)
+        self._best = None if monitor is None else _Best(who, monitor, mode, 0.0, True)
+
+    def on_begin(self, model: MLP, history: History) -> None:
+        """Refuse, before the first step, a folder that is not there and a model that no file can hold."""
+        if not Path(self.path).resolve().parent.is_dir():
+            raise FileNotFoundError(f"Checkpoint: the folder of {shown(self.path)} does not exist; make it first")
+        model_file.activation_names(model.layers, "Checkpoint")
+        if self._best is not None:
+            self._best.begin(history)
+
+    def __call__(self, model: MLP, history: History) -> None:
+        """Write the file if this epoch is one of those and, with ``monitor``, better."""
+        if len(history["loss"]) % self.every:
+            return
+        if self._best is None:
+            model.save(self.path)
+        elif self._best.see(model, history).any():
+            best = model.to()
+            best.params = self._best.params
+            best.save(self.path)
+
+    def on_end(self, model: MLP, history: History) -> None:
+        """Write what the model is now, unless the best is kept."""
+        if self._best is None:
+            model.save(self.path)
+
+
+class _Best:
+    """The best value of an entry of the history and the parameters of that epoch, for each member by itself."""
+
+    def __init__(self, who: str, monitor: str, mode: str, min_delta: float, keep: bool) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"{who}: monitor must be a name of the history such as 'val_loss', got {shown(monitor)}")
+        mode = one_of(f"mode of {who}", mode, ("auto", "min", "max"))
+        self.who, self.monitor, self.min_delta, self.keep = who, monitor, min_delta, keep
+        self.sign = -1.0 if mode == "max" or (mode == "auto" and monitor.endswith("accuracy")) else 1.0
+        self.begin(None)
+
+    def begin(self, history: History | None) -> None:
+        """Start anew; ValueError if ``fit`` would write this name down, but has not got what it takes."""
+        self.values = self.epochs = numpy.asarray(0)
+        self.params: Array | None = None
+        if history is not None and self.monitor in _KNOWN and self.monitor not in history.names:
+            self._missing(history.names)
+
+    def epoch(self, history: History) -> int:
+        """Return the number of this epoch, for which there must be a value."""
+        if len(history.get(self.monitor, ())) != len(history["loss"]):
+            self._missing(history)
+        return len(history["loss"])
+
+    def see(self, model: MLP, history: History, counts: Any = True) -> numpy.ndarray:
+        """Return whether this epoch is the best so far, and take note of it where it ``counts``."""
+        epoch, values = self.epoch(history), numpy.asarray(history[self.monitor][-1], dtype="float64")
+        best = numpy.where(numpy.isnan(self.values), numpy.inf, self.sign * self.values)
+        first = not self.epochs.any()
+        better = numpy.asarray((self.sign * values < best - self.min_delta) & counts) | first
+        self.values = numpy.where(better, values, self.values)
+        self.epochs = numpy.where(better, epoch, self.epochs)
+        if self.keep and better.any():
+            backend = model.backend
+            with model.scope():
+                if self.params is None or better.all():
+                    self.params = backend.asarray(model.params, copy=True)
+                else:
+                    self.params = backend.xp.where(backend.asarray(better[:, None]), model.params, self.params)
+        return better
+
+    def _missing(self, names: Any) -> None:
+        cure = "give validation_data or validation_split, or " if self.monitor.startswith("val_") else ""
+        raise ValueError(
+            f"{self.who}: monitor={shown(self.monitor)} is not in the history, which has {', '.join(names)}; {cure}"
+            "monitor one of these"
+        )
+
+
+_KNOWN = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}

@@ -1,0 +1,291 @@
+"""Tables of numbers and texts as CSV, column by column, such as measurements with the name of a species at the end.
+
+The reader of :mod:`portnn.datasets.csv_table` with names, categories and missing values: the file is gone through
+twice, once to learn what each column holds, once to fetch it.
+"""
+
+import difflib
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from portnn.datasets.csv_table import _NUMBER, _are_names, _blocks, _fail, _fields, _first_line, _Layout, _parse_fast
+from portnn.datasets.stream import open_data
+from portnn.errors import FormatError
+from portnn.files import StrPath, listing, shown
+
+MAX_CATEGORIES = 200
+MISSING = frozenset({"", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
+_DELIMITERS = ",;\t|"
+
+
+class Column(NamedTuple):
+    """The name of a column and, for one of texts, all texts that occur in it, sorted; None for one of numbers."""
+
+    name: str
+    categories: tuple[str, ...] | None = None
+
+
+class Table(NamedTuple):
+    """Columns and ``values``, float64 ``(rows, columns)``: numbers, or positions in the categories of the column.
+
+    ``left_out`` is the number of rows with missing values that were left out.
+    """
+
+    columns: tuple[Column, ...]
+    values: np.ndarray
+    left_out: int
+
+    def column(self, name: str) -> tuple[Column, np.ndarray]:
+        """Return a column and its values by name."""
+        at = find(name, [column.name for column in self.columns])
+        return self.columns[at], self.values[:, at]
+
+
+def read_columns(
+    path: StrPath,
+    *,
+    wanted: Sequence[Column] | None = None,
+    categorical: Collection[str] = (),
+    drop: Collection[str] = (),
+    missing: str = "refuse",
+    delimiter: str = "auto",
+    header: bool = True,
+    max_rows: int = 10_000_000,
+    max_bytes: int = 1 << 30,
+) -> Table:
+    """Read a table of numbers and texts, plain or gzip, UTF-8.
+
+    A column whose first value is a number holds numbers, all others must be numbers too; else it holds texts, of which
+    there may be 200 different ones. What counts as missing: nothing, ?, NA, N/A, n/a, NaN, nan, null, NULL. For the
+    rest it is as strict as :func:`portnn.datasets.read_csv`: as many fields in each line, no blank lines, lines and
+    columns counted from 1 in every message.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Read these columns, wherever they stand, and no others; a text that is none of their categories is refused. None
+        reads all columns and finds out what they hold.
+    categorical
+        Names of columns whose numbers are names, such as postal codes.
+    drop
+        Names of columns to leave out.
+    missing
+        ``"refuse"`` a file with missing values, or ``"drop"`` the rows.
+    delimiter
+        One of , ; tab | or ``"auto"``: that which occurs most often in line 1.
+    header
+        Line 1 has the names; False names the columns "1", "2", ...
+    max_rows, max_bytes
+        Refuse longer tables.
+
+    Raises
+    ------
+    FormatError
+        Anything about the file.
+    OSError
+        FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "pets.csv")
+    ...     size = path.write_text("kind,weight\\ndog,12.5\\ncat,4\\n")
+    ...     table = read_columns(path)
+    >>> table.columns
+    (Column(name='kind', categories=('cat', 'dog')), Column(name='weight', categories=None))
+    >>> table.values
+    array([[ 1. , 12.5],
+           [ 0. ,  4. ]])
+
+    """
+    file = _File(path, delimiter, header, max_rows, max_bytes)
+    names = file.names()
+    if wanted is None:
+        for name in (*drop, *categorical):
+            find(name, names)
+        places = [place for place, name in enumerate(names) if name not in drop]
+        if not places:
+            raise FormatError(f"read_columns: {shown(str(path))}: all columns are left out")
+        wanted = _survey(file, names, places, categorical, missing)
+    else:
+        places = [find(column.name, names, str(path)) for column in wanted]
+    return _collect(file, tuple(wanted), places, missing)
+
+
+def column_names(path: StrPath, *, delimiter: str = "auto", header: bool = True) -> list[str]:
+    """Return the names of the columns, without reading the rest."""
+    return _File(path, delimiter, header, 1, 1).names()
+
+
+def find(name: str, names: Sequence[str], path: str = "") -> int:
+    """Return the place of a name, or raise FormatError with the one that may have been meant.
+
+    Examples
+    --------
+    >>> find("spices", ["length", "species"])
+    Traceback (most recent call last):
+    portnn.errors.FormatError: there is no column 'spices'; did you mean 'species'?
+
+    """
+    if name in names:
+        return list(names).index(name)
+    near = difflib.get_close_matches(name, names, 1) or [n for n in names if n.strip().lower() == name.strip().lower()]
+    cure = f"did you mean {shown(near[0], 60)}?" if near else f"the columns are {listing(names)}"
+    where = f"{shown(path)}: " if path else ""
+    raise FormatError(f"{where}there is no column {shown(name, 60)}; {cure}")
+
+
+class _File:
+    """A file that can be gone through more than once, line by line."""
+
+    def __init__(self, path: StrPath, delimiter: str, header: bool, max_rows: int, max_bytes: int) -> None:
+        if delimiter != "auto" and delimiter not in tuple(_DELIMITERS):
+            raise ValueError(f"read_columns: delimiter={shown(delimiter)}, expected one of , ; tab | or 'auto'")
+        self.path, self.delimiter, self.header = path, delimiter, header
+        self.max_rows, self.max_bytes = max_rows, max_bytes
+
+    def names(self) -> list[str]:
+        """Return the names in line 1, each once; it also settles the delimiter and the number of columns."""
+        with open_data("read_columns", self.path) as (stream, _):
+            first = _first_line(stream)
+            if self.delimiter == "auto":
+                self.delimiter = max(_DELIMITERS, key=first.decode("latin-1").count)
+            fields = [field.strip() for field in _fields(first, 1, self.delimiter.encode())]
+            self.layout = _Layout(len(fields), self.delimiter.encode(), float(np.finfo(np.float64).max))
+            if not self.header:
+                return [str(k) for k in range(1, len(fields) + 1)]
+            if not any(_are_names([field]) for field in fields):
+                _fail(1, 1, "a line of numbers where the names of the columns should be; give them, or say no header")
+            for place, name in enumerate(fields):
+                if not name or name in fields[:place]:
+                    what = f"the name {shown(name, 40)} is there twice" if name else "this column has no name"
+                    _fail(1, place + 1, what)
+            return fields
+
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield whole lines and the number of the first, those of data only."""
+        line, size = 1, 0
+        with open_data("read_columns", self.path) as (stream, _):
+            first = _first_line(stream)
+            line += self.header
+            for block in _blocks(stream, line, b"" if self.header else first + b"\n"):
+                size += len(block)
+                if line - 1 > self.max_rows or size > self.max_bytes:
+                    _fail(line, 1, f"the table exceeds max_rows={self.max_rows} or max_bytes={self.max_bytes}")
+                yield line, block
+                line += block.count(b"\n")
+            if line == 1 + self.header:
+                _fail(1 + self.header, 1, "there are no data after the header")
+
+    def rows(self, line: int, block: bytes) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number and the fields of each line of a block."""
+        for number, text in enumerate(block.split(b"\n")[:-1], line):
+            fields = _fields(text, number, self.layout.delimiter)
+            if len(fields) != self.layout.columns:
+                place = min(len(fields), self.layout.columns) + 1
+                _fail(number, place, f"{len(fields)} fields in this line, {self.layout.columns} in line 1")
+            yield number, [field.strip() for field in fields]
+
+
+def _survey(
+    file: _File, names: Sequence[str], places: Sequence[int], categorical: Collection[str], missing: str
+) -> tuple[Column, ...]:
+    """Go through the file once to learn which columns hold numbers, and the categories of the others."""
+    since: dict[int, int] = {}  # the line of the first number of a column of numbers
+    texts: dict[int, set[str]] = {place: set() for place in places if names[place] in categorical}
+    for line, block in file.blocks():
+        if not texts and len(places) == len(names) and _parse_fast(block, file.layout) is not None:
+            for place in places:
+                since.setdefault(place, line)
+            continue
+        for number, fields in file.rows(line, block):
+            gone = _missing(fields, places)
+            if gone is not None:
+                if missing == "refuse":
+                    _refuse_missing(number, gone, names[gone], fields[gone])
+                continue
+            for place in places:
+                text = fields[place]
+                if place in texts:
+                    texts[place].add(text)
+                    if len(texts[place]) > MAX_CATEGORIES:
+                        _fail(number, place + 1, _too_many(names[place]))
+                elif _NUMBER.fullmatch(text):
+                    since.setdefault(place, number)
+                elif place in since:
+                    _fail(
+                        *(number, place + 1),
+                        f"{shown(text, 40)} in column {shown(names[place], 40)} is not a number{_comma(text)}, but "
+                        f"line {since[place]} has one; correct it, or declare the column categorical",
+                    )
+                else:
+                    texts[place] = {text}
+    if not since and not texts:
+        _fail(1 + file.header, 1, "every row has a missing value")
+    return tuple(Column(names[p], tuple(sorted(texts[p])) if p in texts else None) for p in places)
+
+
+def _collect(file: _File, columns: tuple[Column, ...], places: Sequence[int], missing: str) -> Table:
+    """Go through the file to fetch columns whose kinds are known."""
+    codes = [None if c.categories is None else {text: float(k) for k, text in enumerate(c.categories)} for c in columns]
+    values, left_out = bytearray(), 0  # grown in place, so that the peak is the result and one block
+    for line, block in file.blocks():
+        parsed = None if any(codes) else _parse_fast(block, file.layout)
+        if parsed is not None:
+            values += np.ascontiguousarray(parsed[:, places]).data.cast("B")
+            continue
+        for number, fields in file.rows(line, block):
+            gone = _missing(fields, places)
+            if gone is not None:
+                if missing == "refuse":
+                    _refuse_missing(number, gone, columns[list(places).index(gone)].name, fields[gone])
+                left_out += 1
+                continue
+            row = [
+                _value(fields[place], number, place, column, known, file.layout.largest)
+                for place, column, known in zip(places, columns, codes, strict=True)
+            ]
+            values += np.asarray(row).data.cast("B")
+    return Table(columns, np.frombuffer(values, np.float64).reshape(-1, len(columns)), left_out)
+
+
+def _value(text: str, line: int, place: int, column: Column, codes: dict[str, float] | None, largest: float) -> float:
+    if codes is not None:
+        if text not in codes:
+            known = listing(codes)
+            _fail(line, place + 1, f"{shown(text, 40)} is none of the categories of {shown(column.name, 40)}: {known}")
+        return codes[text]
+    if not _NUMBER.fullmatch(text):
+        name = shown(column.name, 40)
+        _fail(line, place + 1, f"{shown(text, 40)} in column {name} is not a number{_comma(text)}")
+    value = float(text)
+    if abs(value) > largest:
+        _fail(line, place + 1, f"{shown(text, 40)} is too large, at most {largest:.3g} fits")
+    return value
+
+
+def _missing(fields: list[str], places: Sequence[int]) -> int | None:
+    """Return the first place with a missing value."""
+    return next((place for place in places if fields[place] in MISSING), None)
+
+
+def _refuse_missing(line: int, place: int, name: str, text: str) -> None:
+    what = f"marked {shown(text)}" if text else "an empty field"
+    cure = "fill it in, or leave such rows out"
+    _fail(line, place + 1, f"the value of {shown(name, 40)} is missing ({what}); {cure}")
+
+
+def _too_many(name: str) -> str:
+    return (
+        f"column {shown(name, 40)} has more than {MAX_CATEGORIES} different texts: it looks like free text or an "
+        "identifier, which a network cannot use; leave it out"
+    )
+
+
+def _comma(text: str) -> str:
+    return " (decimal comma?)" if _NUMBER.fullmatch(text.replace(",", ".", 1)) else ""

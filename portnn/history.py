@@ -1,0 +1,90 @@
+"""What happened in a training, epoch by epoch: as lists, as a table, as a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from portnn import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class History(dict[str, list[Any]]):
+    """What happened: lists with one entry per epoch.
+
+    ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, ``learning_rate``, ``epoch_seconds``.
+
+    ``accuracy`` is there for losses of classes, ``val_loss`` and ``val_accuracy`` with validation data. ``loss`` and
+    ``accuracy`` are means over the epoch's batches, each taken before its update; the penalty of l1 and l2 is part of
+    the loss, since that is what was differentiated. With members an entry is a list of one number per member
+    (``learning_rate`` where each has its own).
+    ``epoch_seconds`` is the time of training alone, in seconds.
+    """
+
+    interrupted: bool = False  #: Ctrl-C ended the training early
+    epochs: int = 0  #: as many were asked for
+    names: tuple[str, ...] = ()  #: what ``fit`` writes down after each epoch; a callback may add lists of its own
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return a plain dict of new lists of Python numbers, as ``json.dumps`` takes them.
+
+        Examples
+        --------
+        >>> History(loss=[0.5, 0.25]).to_dict()
+        {'loss': [0.5, 0.25]}
+
+        """
+        return {name: [list(v) if isinstance(v, list) else v for v in values] for name, values in self.items()}
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with one row per epoch, counted from 1, and one column per number.
+
+        With members there is a column for each: ``loss[0]``, ``loss[1]``, ... ImportError without pandas.
+
+        Examples
+        --------
+        >>> table = History(loss=[[0.5, 1.5], [0.25, 0.75]], epoch_seconds=[2.0, 2.0]).to_pandas()
+        >>> list(table), float(table.loc[2, "loss[1]"])
+        (['loss[0]', 'loss[1]', 'epoch_seconds'], 0.75)
+
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            message = "History.to_pandas: pandas is missing: python -m pip install pandas"
+            raise ImportError(message) from error
+        n = max(map(len, self.values()), default=0)
+        rows = [flat({name: values[k] for name, values in self.items() if k < len(values)}) for k in range(n)]
+        return pandas.DataFrame(rows, index=pandas.RangeIndex(1, n + 1, name="epoch"))
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the learning curves (:func:`portnn.plots.learning_curves`), and write them to ``path`` if it is given.
+
+        Examples
+        --------
+        >>> History(loss=[0.9, 0.4]).plot().get_suptitle()
+        'Learning curves, 2 epochs'
+
+        """
+        figure = plots.learning_curves(self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each number of one epoch a name of its own: those of members are counted from 0.
+
+    Examples
+    --------
+    >>> flat({"loss": [0.5, 0.75], "epoch_seconds": 1.5})
+    {'loss[0]': 0.5, 'loss[1]': 0.75, 'epoch_seconds': 1.5}
+
+    """
+    columns: dict[str, Any] = {}
+    for name, value in entry.items():
+        columns |= {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+    return columns

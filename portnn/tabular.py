@@ -1,0 +1,321 @@
+"""A network for a table: from named columns of numbers and texts to a model file that knows them, and back to answers.
+
+This is what ``python -m portnn train`` and ``predict`` do. Numbers are standardized inside the model; a text becomes as
+many inputs as its column has categories, 1 for its own and 0 for the others. The names of columns, categories and
+classes are in the metadata of the file, under ``portnn.table``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy
+
+from portnn import model_file, random
+from portnn.callbacks import Callback, EarlyStopping
+from portnn.datasets.columns import Column, Table, column_names, find, read_columns
+from portnn.errors import FormatError, shown
+from portnn.evaluation import predict, predicted
+from portnn.files import StrPath
+from portnn.history import History
+from portnn.mlp import MLP
+from portnn.optimizers import Adam
+from portnn.scaling import Standardize
+from portnn.training import fit
+
+KEY = "portnn.table"
+FORMAT = 1
+MIN_ROWS, ENOUGH = 10, 200  # to train at all, and to tell by a tenth of them when to stop
+MAX_CLASSES = 200
+FEW = 20  # whole numbers with at most so many different ones are taken for classes
+
+
+class Schema(NamedTuple):
+    """What a model knows of its table: the columns of its inputs, and the target with its classes, or None."""
+
+    columns: tuple[Column, ...]
+    target: str
+    classes: tuple[str, ...] | None
+
+    def inputs(self, table: Table) -> numpy.ndarray:
+        """Return ``(rows, n_inputs)``, float64: numbers as they are, texts as 0 and 1."""
+        parts = []
+        for column in self.columns:
+            values = table.column(column.name)[1][:, None]
+            if column.categories is not None:
+                values = (values == numpy.arange(len(column.categories))).astype("float64")
+            parts.append(values)
+        return numpy.concatenate(parts, axis=1)
+
+    @property
+    def n_inputs(self) -> int:
+        """The number of inputs of the network."""
+        return sum(1 if c.categories is None else len(c.categories) for c in self.columns)
+
+    def described(self) -> str:
+        """Return what the file keeps."""
+        columns = [{"name": c.name, "categories": c.categories} for c in self.columns]
+        known = {"format": FORMAT, "columns": columns, "target": self.target, "classes": self.classes}
+        return json.dumps(known, ensure_ascii=False)
+
+
+class Scores(NamedTuple):
+    """How good answers are on rows with known targets, and what the simplest answer of all gives there.
+
+    ``score`` is the accuracy, or R^2 = 1 - sum (t - y)^2 / sum (t - mean t)^2; ``baseline`` is that of the most
+    frequent class, or of the mean, of the training rows. ``rmse`` is in the unit of the target, None for classes.
+    """
+
+    rows: int
+    score: float
+    baseline: float
+    rmse: float | None = None
+    baseline_rmse: float | None = None
+
+
+@dataclass
+class Trained:
+    """A model of a table with all that there is to say about its training."""
+
+    model: MLP
+    schema: Schema
+    history: History
+    table: Table
+    train: numpy.ndarray
+    test: numpy.ndarray
+    best_epoch: int | None  #: the one whose parameters the model has, None where nothing was put back
+    scores: Scores | None
+    answers: numpy.ndarray | None = None  #: of the held-out rows: probabilities or values
+    targets: numpy.ndarray = field(default_factory=lambda: numpy.zeros(0))  #: of all rows: labels or values
+    held_back: int = 0  #: training rows that only early stopping saw
+
+
+def train(
+    path: StrPath,
+    target: str,
+    *,
+    task: str = "auto",
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "relu",
+    epochs: int | None = None,
+    patience: int = 20,
+    batch_size: int = 32,
+    learning_rate: float = 3e-3,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    dtype: str = "float32",
+    backend: Any = "numpy",
+    device: Any = None,
+    drop: Collection[str] = (),
+    categorical: Collection[str] = (),
+    missing: str = "refuse",
+    delimiter: str = "auto",
+    header: bool = True,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Trained:
+    """Read a table, hold rows out, train on the others, and measure on those that were held out.
+
+    If there are at least 200 training rows, a tenth of them decides when to stop: after ``patience`` epochs without a
+    lower loss the best parameters are put back; ``epochs`` is then at most 200, unless it is given. Fewer rows cannot
+    tell, and are trained on for 50 epochs. Classes are held out in proportion. ValueError, FormatError and OSError say
+    in a sentence what is wrong with the table or an option.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "sizes.csv")
+    ...     size = path.write_text("size,kind\\n" + "1.5,small\\n7.5,large\\n" * 20)
+    ...     trained = train(path, "kind", epochs=20, progress=False)
+    >>> trained.schema.classes, trained.scores.score, trained.scores.baseline
+    (('large', 'small'), 1.0, 0.5)
+
+    """
+    if not 0.0 <= test_fraction < 1.0:
+        raise ValueError(f"the test fraction must be in [0, 1), got {test_fraction:g}")
+    names = column_names(path, delimiter=delimiter, header=header)
+    find(target, names)
+    if target in drop:
+        raise ValueError(f"{shown(target)} is both the target and left out")
+    options = {"categorical": categorical, "drop": drop, "missing": missing, "delimiter": delimiter, "header": header}
+    table = read_columns(path, **options)  # type: ignore[arg-type]
+    n = len(table.values)
+    if n < MIN_ROWS:
+        raise ValueError(f"{n} rows are too few to train on: at least {MIN_ROWS} are needed")
+    columns = tuple(column for column in table.columns if column.name != target)
+    if not columns:
+        raise ValueError(f"the only column is the target {shown(target)}; there is nothing to predict it from")
+    classes, targets = _targets(*table.column(target), task)
+    schema = Schema(columns, target, classes)
+    training, test = _split(targets, classes is not None, test_fraction, seed)
+    x = schema.inputs(table)
+    scaling = _scaling(schema, x[training], dtype)
+
+    def network(**scalings: Any) -> MLP:
+        sizes = [schema.n_inputs, *hidden, 1 if classes is None else len(classes)]
+        return MLP(sizes, activation=activation, dtype=dtype, backend=backend, device=device, seed=seed, **scalings)
+
+    model, t = network(inputs=scaling), targets
+    if classes is None:  # trained on targets of mean 0 and deviation 1, whatever their unit
+        outputs = Standardize.fit(targets[training])
+        scaled = network(inputs=scaling, outputs=outputs.inverse())
+        t = ((targets - outputs.mean) / outputs.std)[:, None]
+    held = 0.1 if len(training) >= ENOUGH else None
+    stop = EarlyStopping("val_loss", patience=patience)
+    history = fit(
+        model,
+        x[training].astype(dtype),
+        t[training],
+        loss="mse" if classes is None else "cross_entropy",
+        optimizer=Adam(learning_rate),
+        epochs=(50 if held is None else 200) if epochs is None else epochs,
+        batch_size=min(batch_size, len(training)),
+        validation_split=held,
+        seed=seed,
+        callbacks=[*([stop] if held else []), *callbacks],
+        progress=progress,
+    )
+    if classes is None:
+        scaled.params = model.params
+        model = scaled
+    best = stop.best_epoch if held and history else None
+    result = Trained(model, schema, history, table, training, test, best, None, None, targets)
+    result.held_back = -int(-0.1 * len(training) // 1) if held else 0
+    if len(test):
+        result.answers = answers(model, schema, x[test])
+        result.scores = scored(schema, result.answers, targets[test], targets[training])
+    return result
+
+
+def answers(model: MLP, schema: Schema, x: numpy.ndarray) -> numpy.ndarray:
+    """Return probabilities ``(rows, n_classes)`` or values ``(rows,)``."""
+    y = predict(model, x.astype(model.dtype)).astype("float64")
+    return y[:, 0] if schema.classes is None else predicted("classes", y.shape[1], "predict")(y)
+
+
+def scored(schema: Schema, given: numpy.ndarray, t: numpy.ndarray, seen: numpy.ndarray) -> Scores:
+    """Compare answers with targets, and with the most frequent class or the mean of those ``seen`` in training."""
+    if schema.classes is not None:
+        usual = numpy.bincount(seen.astype("int64")).argmax()
+        return Scores(len(t), float((given.argmax(axis=1) == t).mean()), float((t == usual).mean()))
+    squares = [float(((t - y) ** 2).mean()) for y in (given, seen.mean(), t.mean())]
+    r2, baseline = (1.0 - s / squares[2] if squares[2] else float("nan") for s in squares[:2])
+    return Scores(len(t), r2, baseline, squares[0] ** 0.5, squares[1] ** 0.5)
+
+
+def save(trained: Trained, path: StrPath) -> None:
+    """Write the model with its schema."""
+    trained.model.save(path, metadata={KEY: trained.schema.described()})
+
+
+def schema_of(path: StrPath) -> Schema | None:
+    """Return the schema in a model file, None for a model without one; FormatError if it is not what it should be."""
+    text = model_file.metadata(path).get(KEY)
+    if text is None:
+        return None
+    try:
+        known = json.loads(text)
+        if known["format"] > FORMAT:
+            raise FormatError(f"{shown(str(path))}: table format {known['format']} > {FORMAT}; update portnn")
+        columns = tuple(Column(c["name"], None if c["categories"] is None else _texts(c)) for c in known["columns"])
+        classes = None if known["classes"] is None else _texts({"categories": known["classes"]})
+        schema = Schema(columns, known["target"], classes)
+        if not columns or not all(isinstance(name, str) for name in (schema.target, *(c.name for c in columns))):
+            raise ValueError("names are missing")  # noqa: EM101
+    except FormatError:
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FormatError(f"{shown(str(path))}: {KEY} in the metadata is not that of a table: {error}") from error
+    return schema
+
+
+def apply(path: StrPath, table_path: StrPath, *, delimiter: str = "auto", header: bool = True, **where: Any) -> Any:
+    """Return the schema in a model file, its answers for each row of a table, and the targets if the table has them."""
+    schema = schema_of(path)
+    if schema is None:
+        raise FormatError(f"{shown(str(path))} knows no columns: it was not made by `python -m portnn train`")
+    model = MLP.load(path, **where)
+    if model.sizes[0] != schema.n_inputs or model.sizes[-1] != len(schema.classes or "1") or model.members:
+        raise FormatError(f"{shown(str(path))}: the network {model.sizes} does not fit its table")
+    options: dict[str, Any] = {"delimiter": delimiter, "header": header}
+    targets = None
+    if schema.target in column_names(table_path, **options):
+        try:  # known targets are welcome, but nobody asked for them
+            wanted = Column(schema.target, schema.classes)
+            targets = read_columns(table_path, wanted=[wanted], **options).values[:, 0]
+        except FormatError:
+            targets = None
+    table = read_columns(table_path, wanted=schema.columns, **options)
+    return schema, answers(model, schema, schema.inputs(table)), targets
+
+
+def _texts(entry: Any) -> tuple[str, ...]:
+    texts = entry["categories"]
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("categories are not a list of texts")  # noqa: EM101
+    return tuple(texts)
+
+
+def _targets(column: Column, values: numpy.ndarray, task: str) -> tuple[tuple[str, ...] | None, numpy.ndarray]:
+    """Return the classes and labels, or None and numbers."""
+    name = shown(column.name, 60)
+    different = numpy.unique(values)
+    if len(different) == 1:
+        only = shown(column.categories[0], 60) if column.categories else f"{values[0]:g}"
+        raise ValueError(f"the target {name} is {only} in all {len(values)} rows: there is nothing to learn")
+    if task == "regression" and column.categories is not None:
+        raise ValueError(
+            f"the target {name} holds texts, such as {shown(column.categories[0])}; regression wants numbers"
+        )
+    if column.categories is not None:
+        return column.categories, values.astype("int64")
+    whole = bool((values == numpy.trunc(values)).all())
+    few = whole and len(different) <= FEW and 2 * len(different) <= len(values)
+    if task == "regression" or (task == "auto" and not few):
+        return None, values
+    if len(different) > MAX_CLASSES:
+        raise ValueError(
+            f"the target {name} has {len(different)} different numbers, at most {MAX_CLASSES} can be classes"
+        )
+    texts = tuple(str(int(v)) if v == numpy.trunc(v) else repr(float(v)) for v in different)
+    return texts, numpy.searchsorted(different, values)
+
+
+def _split(targets: numpy.ndarray, classes: bool, fraction: float, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the training and the test rows, of each class in proportion, as a pure function of the seed."""
+    key = random.fold_in(random.key(random.check_seed(seed, "train")), random.Purpose.SPLIT)
+    order = random.permutation(key, len(targets))
+    groups = [order[targets[order] == c] for c in numpy.unique(targets)] if classes else [order]
+    test = numpy.concatenate([rows[: round(fraction * len(rows))] for rows in groups])
+    if fraction and not len(test):
+        test = order[:1]
+    training = numpy.setdiff1d(order, test)
+    if classes and len(numpy.unique(targets[training])) < len(groups):
+        raise ValueError(f"the test fraction {fraction:g} leaves no row of one class to train on")
+    if len(training) < 2:
+        raise ValueError(f"the test fraction {fraction:g} leaves {len(training)} rows to train on")
+    return training, numpy.sort(test)
+
+
+def _scaling(schema: Schema, x: numpy.ndarray, dtype: str) -> Standardize:
+    """Return the scaling of the inputs: numbers to mean 0 and deviation 1, zeros and ones of texts as they are."""
+    fitted = Standardize.fit(x)
+    mean, std = numpy.asarray(fitted.mean), numpy.asarray(fitted.std)
+    at = 0
+    for column in schema.columns:
+        if column.categories is None:
+            if dtype == "float32" and abs(mean[at]) * 2.0**-20 > std[at]:  # what is left of its digits, see check_width
+                raise ValueError(
+                    f"column {shown(column.name, 60)} lies around {mean[at]:g} and varies by {std[at]:g}, too little "
+                    "for float32: use dtype='float64', or subtract and divide before"
+                )
+            at += 1
+        else:
+            width = len(column.categories)
+            mean[at : at + width], std[at : at + width] = 0.0, 1.0
+            at += width
+    return Standardize(mean.tolist(), std.tolist())

@@ -1,0 +1,548 @@
+"""Callbacks against what they stand for: the parameters that were recorded, files read by others, rules by hand."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerances import assert_same
+
+import portnn
+from portnn import MLP, SGD, Adam, NonFiniteError, callbacks
+from portnn.callbacks import Checkpoint, CSVLog, EarlyStopping, EpochPrinter, TensorBoard
+from portnn.history import History
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(40, 4)).astype("float32")
+LABELS = (X @ rng.normal(size=(4, 3))).argmax(axis=1)
+HELD = rng.normal(size=(40, 4)).astype("float32"), rng.integers(0, 3, 40)  # noise: training makes it worse
+
+
+def network(**options: Any) -> MLP:
+    return MLP([4, 6, 3], **{"activation": "tanh", **options})
+
+
+def fit(model: MLP, *called: Any, **options: Any) -> History:
+    defaults = {"optimizer": Adam(0.02), "epochs": 8, "batch_size": 20, "validation_data": HELD, "progress": False}
+    return portnn.fit(model, X, LABELS, callbacks=list(called), **{**defaults, **options})
+
+
+class Recorder:
+    """Keeps the parameters after every epoch, and what it was told."""
+
+    def __init__(self, name: str = "", said: list | None = None, fails: str = "") -> None:
+        self.name, self.fails = name, fails
+        self.said: list[str] = [] if said is None else said
+        self.params: list[np.ndarray] = []
+
+    def _say(self, what: str) -> None:
+        self.said.append(f"{self.name}{what}")
+        if what == self.fails:
+            raise ZeroDivisionError(what)
+
+    def on_begin(self, model: MLP, history: History) -> None:
+        assert not history
+        self._say("begin")
+
+    def __call__(self, model: MLP, history: History) -> None:
+        self.params.append(model.backend.to_numpy(model.params).copy())
+        self._say("epoch")
+
+    def on_end(self, model: MLP, history: History) -> None:
+        self._say("end")
+
+
+def interrupt(after: int) -> Any:
+    def interrupt(model: MLP, history: History) -> None:
+        if len(history["loss"]) == after:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+# -- begin and end ----------------------------------------------------------------------------------------------------
+
+
+def test_begin_epochs_end_in_the_order_of_the_list():
+    said: list[str] = []
+    fit(network(), Recorder("a ", said), Recorder("b ", said), epochs=2)
+    steps = ("begin", "epoch", "epoch", "end")
+    assert said == [f"{name} {step}" for step in steps for name in "ab"]
+
+
+@pytest.mark.parametrize("fails", ["begin", "epoch", "end"])
+def test_every_end_comes_whatever_fails(fails):
+    said: list[str] = []
+    model = network()
+    before = model.params.copy()
+    with pytest.raises(ZeroDivisionError, match=fails):
+        fit(model, Recorder("a ", said), Recorder("b ", said, fails=fails), Recorder("c ", said), epochs=1)
+    ends = [line for line in said if line.endswith("end")]
+    assert ends == (["a end"] if fails == "begin" else ["a end", "b end", "c end"]), "those that have begun"
+    if fails == "begin":
+        assert "a epoch" not in said
+        assert_same(model.params, before)
+
+
+def test_names_are_what_is_written_down(library):
+    class Names:
+        def on_begin(self, model: MLP, history: History) -> None:
+            self.names, self.epochs = history.names, history.epochs
+
+        def __call__(self, model: MLP, history: History) -> None: ...
+
+    names = Names()
+    history = fit(network(**library.where), names, epochs=1)
+    assert names.names == tuple(history)
+    assert names.epochs == 1
+    values = portnn.fit(MLP([4, 1]), X, X[:, 0], loss="mse", epochs=1, optimizer=SGD(0.1), callbacks=names)
+    assert names.names == tuple(values) == ("loss", "learning_rate", "epoch_seconds")
+
+
+def test_a_nan_leaves_history_and_ends():
+    recorder = Recorder()
+
+    def spoil(model: MLP, history: History) -> None:
+        if len(history["loss"]) == 3:
+            model.params = model.params + np.inf
+
+    model = network()
+    with pytest.raises(NonFiniteError) as caught:
+        fit(model, EarlyStopping(), recorder, spoil)
+    history = caught.value.history
+    assert len(history["val_loss"]) == 3
+    assert recorder.said[-1] == "end"
+    assert_same(model.params, recorder.params[int(np.argmin(history["val_loss"]))])
+
+
+# -- early stopping ---------------------------------------------------------------------------------------------------
+
+
+def stop_by_hand(values: list[float], patience: int, delta: float = 0.0, sign: int = 1) -> tuple[int, int]:
+    """Return (epochs, best epoch): for each end of the training look whether the best lies ``patience`` behind."""
+    best = 0
+    for epoch, value in enumerate(values):
+        if epoch and sign * value < sign * values[best] - delta:
+            best = epoch
+        if epoch - best == patience:
+            return epoch + 1, best + 1
+    return len(values), best + 1
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_the_best_parameters_are_put_back_to_the_bit(library, monitor):
+    recorder, stop = Recorder(), EarlyStopping(monitor, patience=3)
+    model = network(**library.where)
+    history = fit(model, recorder, stop, epochs=20)
+    free = fit(network(**library.where), epochs=20)
+    epochs, best = stop_by_hand(free[monitor], 3, sign=1 if monitor == "val_loss" else -1)
+    assert len(history["loss"]) == epochs < 20
+    assert stop.best_epoch == best
+    assert stop.best == history[monitor][best - 1]
+    assert_same(library.to_numpy(model.params), recorder.params[best - 1])
+    assert not np.array_equal(recorder.params[-1], recorder.params[best - 1])
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "epochs", "best"),
+    [
+        ([3, 2, 1, 1, 1, 0], {"patience": 2}, 5, 3),  # equal is no improvement
+        ([3, 2, 1, 1, 0.5, 1, 1], {"patience": 2}, 7, 5),
+        ([3, 4, 5], {"patience": 1}, 2, 1),
+        ([3, 2, 1.6, 1.5, 1.3], {"patience": 2, "min_delta": 0.5}, 4, 2),
+        ([3, 2, 1.5, 0.9], {"patience": 2, "min_delta": 0.5}, 4, 4),  # 1.5 is not less than 2 - 0.5; 0.9 is
+        ([1, 2, 3, 3, 2], {"patience": 2, "mode": "max"}, 5, 3),
+        ([1, 2, 3, 3, 2], {"patience": 2, "mode": "min"}, 3, 1),
+        ([float("nan"), 5, 4, float("nan"), float("nan")], {"patience": 2}, 5, 3),
+        ([float("inf"), float("inf"), 4], {"patience": 2}, 3, 3),
+        ([float("nan")] * 4, {"patience": 2}, 3, 1),
+    ],
+)
+def test_the_rule(values, options, epochs, best):
+    stop, history, ended = EarlyStopping("mine", **options), History(loss=[], mine=[]), 0
+    for value in values:
+        history["loss"].append(0.0)
+        history["mine"].append(value)
+        if stop(network(), history):
+            ended = len(history["loss"])
+            break
+    assert (ended or len(values), stop.best_epoch) == (epochs, best)
+
+
+RATES, SEEDS = [0.003, 0.03, 0.1], [5, 6, 7]
+
+
+def test_members_stop_as_if_they_were_alone(library):
+    patience, options = 3, {"epochs": 24, "optimizer": Adam(RATES)}
+    several = {"members": 3, "seed": SEEDS, **library.where}
+    model, recorder = network(**several), Recorder()
+    stop = EarlyStopping(patience=patience)
+    history = fit(model, recorder, stop, **options)
+    free = fit(network(**several), **options)
+    each = [stop_by_hand([values[m] for values in free["val_loss"]], patience) for m in range(3)]
+    assert len({epochs for epochs, _ in each}) > 1, "members that stop at different epochs"
+    assert len(history["loss"]) == max(epochs for epochs, _ in each)
+    assert stop.best_epoch == [best for _, best in each]
+    for m, (_, best) in enumerate(each):
+        assert_same(library.to_numpy(model.params)[m], recorder.params[best - 1][m])
+
+
+def test_what_comes_after_a_members_patience_does_not_count_for_it():
+    stop, history, model = EarlyStopping("mine", patience=2), History(loss=[], mine=[]), network(members=2)
+    ended = []
+    for epoch, values in enumerate([[3, 3], [4, 2], [5, 1], [0, 1], [0, 0.5], [0, 1], [0, 1], [0, 0]], 1):
+        history["loss"].append([0.0, 0.0])
+        history["mine"].append(values)
+        model.params = np.full((2, model.n_params), epoch)
+        ended.append(stop(model, history))
+    assert ended == [False] * 6 + [True] * 2
+    assert (stop.best_epoch, stop.best) == ([1, 5], [3, 0.5])
+    stop.on_end(model, history)
+    assert model.params.tolist() == [[1] * model.n_params, [5] * model.n_params]
+
+
+def test_a_member_is_what_it_is_alone():
+    together, alone = EarlyStopping(patience=3), []
+    fit(network(members=3, seed=SEEDS, dtype="float64"), together, epochs=24, optimizer=Adam(RATES))
+    for seed, rate in zip(SEEDS, RATES, strict=True):
+        alone.append(EarlyStopping(patience=3))
+        fit(network(seed=seed, dtype="float64"), alone[-1], epochs=24, optimizer=Adam(rate))
+    assert together.best_epoch == [stop.best_epoch for stop in alone]
+
+
+def test_ctrl_c_puts_the_best_back_too():
+    recorder, model = Recorder(), network()
+    history = fit(model, recorder, EarlyStopping(patience=50), interrupt(7), epochs=20)
+    assert history.interrupted
+    best = int(np.argmin(history["val_loss"]))
+    assert 0 <= best < 6
+    assert_same(model.params, recorder.params[best])
+
+
+def test_the_best_is_kept_whatever_others_do_to_the_parameters():
+    def double(model: MLP, history: History) -> None:
+        model.params *= 2.0  # in place, where the library can
+
+    recorder, model = Recorder(), network()
+    history = fit(model, recorder, EarlyStopping(patience=50), double, epochs=4)
+    assert_same(model.params, recorder.params[int(np.argmin(history["val_loss"]))])
+
+
+def test_the_last_parameters_stay_without_restore_best():
+    recorder, model, stop = Recorder(), network(), EarlyStopping(patience=2, restore_best=False)
+    history = fit(model, recorder, stop, epochs=20)
+    assert len(history["loss"]) == stop.best_epoch + 2
+    assert_same(model.params, recorder.params[-1])
+
+
+def test_one_object_serves_a_second_training():
+    stop, first, second = EarlyStopping(patience=2), network(), network()
+    fit(first, stop, epochs=20)
+    best = stop.best_epoch
+    fit(second, stop, epochs=20)
+    assert stop.best_epoch == best
+    assert_same(first.params, second.params)
+
+
+def test_a_list_of_the_users_own_can_be_watched():
+    def measure(model: MLP, history: History) -> None:
+        history.setdefault("norm", []).append(float(np.linalg.norm(model.params)))
+
+    stop = EarlyStopping("norm", patience=2, mode="min")
+    history = fit(network(), measure, stop, epochs=20)
+    assert len(history["loss"]) == stop_by_hand(history["norm"], 2)[0]
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_file_is_the_newest_model(tmp_path, every):
+    path, recorder, seen = tmp_path / "newest.safetensors", Recorder(), []
+
+    def look(model: MLP, history: History) -> None:
+        epoch = len(history["loss"])
+        if epoch >= every:
+            kept = MLP.load(path).params
+            seen.append(next(k for k, params in enumerate(recorder.params, 1) if np.array_equal(params, kept)))
+
+    model = network()
+    fit(model, recorder, Checkpoint(path, every=every), look, epochs=5)
+    assert seen == ([1, 2, 3, 4, 5] if every == 1 else [2, 2, 4, 4])
+    assert_same(MLP.load(path).params, model.params)
+
+
+def test_the_file_is_the_best_model(tmp_path):
+    path, recorder = tmp_path / "best.safetensors", Recorder()
+    history = fit(network(), recorder, Checkpoint(path, "val_loss"))
+    assert_same(MLP.load(path).params, recorder.params[int(np.argmin(history["val_loss"]))])
+    fit(network(), recorder, Checkpoint(path, "val_loss", every=3), epochs=8)
+    looked = [2, 5]
+    best = min(looked, key=lambda k: history["val_loss"][k])
+    assert_same(MLP.load(path).params, recorder.params[best])
+
+
+def test_of_members_the_file_has_the_best_of_each(tmp_path):
+    path, recorder = tmp_path / "best.safetensors", Recorder()
+    model = network(members=3, seed=SEEDS)
+    history = fit(model, recorder, Checkpoint(path, "val_loss"), epochs=12, optimizer=Adam(RATES))
+    best = np.asarray(history["val_loss"]).argmin(axis=0)
+    assert len(set(best.tolist())) > 1
+    assert_same(MLP.load(path).params, np.stack([recorder.params[k][m] for m, k in enumerate(best)]))
+    assert_same(model.params, recorder.params[-1])
+
+
+def test_the_file_is_that_of_ctrl_c_and_of_the_best_put_back(tmp_path):
+    path, model = tmp_path / "m.safetensors", network()
+    fit(model, Checkpoint(path, every=100), interrupt(2))
+    assert_same(MLP.load(path).params, model.params)
+    fit(model, EarlyStopping(patience=2), Checkpoint(path), epochs=20)
+    assert_same(MLP.load(path).params, model.params)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_training(tmp_path):
+    recorder, model = Recorder(), network()
+    with pytest.raises(FileNotFoundError, match=r"Checkpoint: the folder of .*absent.*make it first"):
+        fit(model, Checkpoint(tmp_path / "absent" / "m.safetensors"), recorder)
+    own = network(activation=lambda z: (z, lambda dy: (dy,)))
+    with pytest.raises(ValueError, match="Checkpoint: the activation of layer 0 is your own function"):
+        fit(own, Checkpoint(tmp_path / "m.safetensors"), recorder)
+    assert recorder.said == []
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- logs -------------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_csv_file_is_the_history(tmp_path, members):
+    path, lengths = tmp_path / "log.csv", []
+
+    def look(model: MLP, history: History) -> None:
+        lengths.append(len(path.read_text().splitlines()))
+
+    history = fit(network(members=members), CSVLog(path), look, epochs=3)
+    assert lengths == [2, 3, 4], "a line is there before the next epoch"
+    rows = read(path)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    for name, values in history.items():
+        for m in range(members or 1):
+            column = f"{name}[{m}]" if isinstance(values[0], list) else name
+            wanted = [value[m] if isinstance(value, list) else value for value in values]
+            assert [float(row[column]) for row in rows] == wanted, "to the last digit"
+    assert list(rows[0]) == ["epoch", *history.to_pandas()]
+
+
+def test_the_csv_file_goes_on_or_is_replaced(tmp_path):
+    path, model = tmp_path / "log.csv", network()
+    first = fit(model, CSVLog(path, append=True), epochs=2)
+    second = fit(model, CSVLog(path, append=True), epochs=2)
+    rows = read(path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [float(row["val_loss"]) for row in rows] == first["val_loss"] + second["val_loss"]
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"CSVLog: the columns .* 'accuracy' is in one only; .*append=False"):
+        portnn.fit(MLP([4, 1]), X, X[:, 0], loss="mse", epochs=1, callbacks=CSVLog(path, append=True))
+    assert path.read_bytes() == before
+    third = fit(model, CSVLog(path), epochs=1)
+    assert [float(row["loss"]) for row in read(path)] == third["loss"]
+
+
+def test_the_csv_file_holds_lists_of_the_users_own_and_what_came_before_a_nan(tmp_path):
+    path = tmp_path / "log.csv"
+
+    def spoil(model: MLP, history: History) -> None:
+        history.setdefault("mine", []).append(len(history["loss"]))
+        if len(history["loss"]) == 2:
+            model.params = model.params + np.nan
+
+    with pytest.raises(NonFiniteError):
+        fit(network(), spoil, CSVLog(path))
+    assert [row["mine"] for row in read(path)] == ["1", "2"]
+
+
+def test_the_csv_file_leaves_out_what_was_not_written_down(tmp_path):
+    path = tmp_path / "log.csv"
+
+    def once(model: MLP, history: History) -> None:
+        history.setdefault("once", [7])
+
+    fit(network(), once, CSVLog(path), epochs=2)
+    assert [row["once"] for row in read(path)] == ["7", ""]
+
+    def late(model: MLP, history: History) -> None:
+        if len(history["loss"]) == 2:
+            history["late"] = [0, 1]
+
+    with pytest.raises(ValueError, match=r"CSVLog: the columns .*'late' is in one only"):
+        fit(network(), late, CSVLog(path), epochs=2)
+    with pytest.raises(ValueError, match=r"CSVLog: the columns .* is in one only"):
+        fit(network(members=2), CSVLog(path, append=True), epochs=2)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_tensorboard_reads_the_history(tmp_path, members):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed (extra: tensorboard)")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed to read with"
+    )
+    history = fit(network(members=members), TensorBoard(tmp_path / "runs"), epochs=3)
+    seen = reader.EventAccumulator(str(tmp_path / "runs"))
+    seen.Reload()
+    tags = {
+        "loss": "loss/train",
+        "val_loss": "loss/validation",
+        "accuracy": "accuracy/train",
+        "val_accuracy": "accuracy/validation",
+        "learning_rate": "learning_rate",
+        "epoch_seconds": "epoch_seconds",
+    }
+    found = {}
+    for name, tag in tags.items():
+        for m in range(len(history[name][0]) if isinstance(history[name][0], list) else 1):
+            whole = f"{tag}/member_{m}" if isinstance(history[name][0], list) else tag
+            found[whole] = [(e.step, e.value) for e in seen.Scalars(whole)]
+            wanted = [value[m] if isinstance(value, list) else value for value in history[name]]
+            assert found[whole] == [(k, np.float32(v)) for k, v in enumerate(wanted, 1)]
+    assert set(found) == set(seen.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("module", "callback", "pip"), [("tensorboardX", TensorBoard("runs"), r"portnn\[tensorboard\]")]
+)
+def test_a_missing_package_is_named_before_training(monkeypatch, module, callback, pip):
+    hide(monkeypatch, module)
+    recorder = Recorder()
+    with pytest.raises(ImportError, match=f"python -m pip install .{pip}"):
+        fit(network(), callback, recorder)
+    assert recorder.said == []
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name.partition(".")[0] == hidden:
+            raise ImportError(name)
+        return original(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+
+
+def test_a_line_per_epoch(capsys):
+    history = fit(network(), EpochPrinter(), epochs=10)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    last = {name: values[-1] for name, values in history.items()}
+    assert lines[-1] == (
+        f"epoch 10/10  loss {last['loss']:.4f}  accuracy {100 * last['accuracy']:.2f}%  "
+        f"val_loss {last['val_loss']:.4f}  val_accuracy {100 * last['val_accuracy']:.2f}%  learning_rate 0.02  "
+        f"{last['epoch_seconds']:.2f} s"
+    )
+    assert lines[0].startswith("epoch  1/10  loss ")
+
+
+def test_every_third_line_and_the_last_and_means_of_members():
+    paper = io.StringIO()
+    history = fit(network(members=2), EpochPrinter(every=3, file=paper), epochs=7)
+    lines = paper.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["3/7", "6/7", "7/7"]
+    assert f"loss {np.mean(history['loss'][2]):.4f}  accuracy {100 * np.mean(history['accuracy'][2]):.2f}%" in lines[0]
+
+
+# -- history ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_history_as_dict_and_table(members):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    history = fit(network(members=members), epochs=3)
+    plain = history.to_dict()
+    assert type(plain) is dict
+    assert json.loads(json.dumps(plain)) == plain == dict(history)
+    plain["loss"].clear()
+    assert len(history["loss"]) == 3, "a copy"
+    table = history.to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.index) == [1, 2, 3]
+    assert table.index.name == "epoch"
+    if members is None:
+        assert {name: list(table[name]) for name in table} == dict(history)
+    else:
+        assert table[["loss[0]", "loss[1]"]].to_numpy().tolist() == history["loss"]
+        assert list(table["epoch_seconds"]) == history["epoch_seconds"]
+    assert History().to_pandas().empty
+
+
+def test_a_list_that_begins_late_leaves_no_column_shifted():
+    table = History(loss=[1.0, 2.0], mine=[3.0]).to_pandas()
+    assert table["mine"].isna().tolist() == [False, True]
+
+
+def test_missing_pandas_names_the_cure(monkeypatch):
+    hide(monkeypatch, "pandas")
+    with pytest.raises(ImportError, match=r"History\.to_pandas: .*pip install pandas"):
+        History().to_pandas()
+
+
+def test_the_history_draws_itself(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: examples)")
+    path = tmp_path / "curves.png"
+    figure = fit(network(), epochs=3).plot(path)
+    assert "Learning curves, 3 epochs" in figure.get_suptitle()
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# -- slips ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (
+            lambda: EarlyStopping(patience=0),
+            ValueError,
+            r"EarlyStopping: patience must be an int in the range \[1, inf",
+        ),
+        (lambda: EarlyStopping(min_delta=-1.0), ValueError, "EarlyStopping: min_delta must be a finite number >= 0"),
+        (lambda: EarlyStopping(mode="most"), ValueError, "unknown mode of EarlyStopping 'most'"),
+        (lambda: EarlyStopping(monitor=3), TypeError, "EarlyStopping: monitor must be a name of the history"),
+        (lambda: Checkpoint("m", every=0), ValueError, r"Checkpoint: every must be an int in the range \[1, inf"),
+        (lambda: Checkpoint("m", "loss", mode="most"), ValueError, "unknown mode of Checkpoint 'most'"),
+        (lambda: EpochPrinter(every=0), ValueError, "EpochPrinter: every must be an int"),
+    ],
+)
+def test_what_is_refused_when_it_is_made(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.parametrize("callback", [EarlyStopping("val_loss"), Checkpoint("m", "val_loss")])
+def test_a_name_that_will_not_come_is_refused_before_training(callback):
+    model = network()
+    before = model.params.copy()
+    with pytest.raises(ValueError, match=r"monitor='val_loss' is not in the history, .*; give validation_data or"):
+        fit(model, callback, validation_data=None)
+    assert_same(model.params, before)
+
+
+def test_a_name_that_does_not_come_is_refused_after_the_first_epoch():
+    with pytest.raises(ValueError, match="EarlyStopping: monitor='mine' is not in the history, which has loss, acc"):
+        fit(network(), EarlyStopping("mine"))
+
+
+def test_all_names_are_public():
+    assert {name for name in callbacks.__all__ if name[0].isupper()} == {
+        *("CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochPrinter", "TensorBoard")
+    }

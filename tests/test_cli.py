@@ -1,0 +1,615 @@
+"""The command line as a user meets it: a table in, a report out, and one sentence where something is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerances import assert_same
+
+import portnn
+from portnn import FormatError, console, model_file, tabular
+from portnn.__main__ import main
+from portnn.datasets import columns, read_columns
+from portnn.datasets.columns import Column
+
+pandas = pytest.importorskip("pandas", reason="pandas is not installed: nothing to compare tables with")
+datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed: no iris")
+from sklearn import dummy, metrics  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tables of flowers, of patients, and one of everything."""
+    folder = tmp_path_factory.mktemp("tables")
+    iris = datasets.load_iris(as_frame=True)
+    flowers = iris.data.rename(columns=lambda name: name.removesuffix(" (cm)").replace(" ", "_"))
+    flowers.assign(species=iris.target_names[iris.target]).to_csv(folder / "iris.csv", index=False)
+    patients = datasets.load_diabetes(as_frame=True, scaled=False)
+    patients.frame.to_csv(folder / "patients.csv", index=False)
+    rng = np.random.default_rng(0)
+    n = 300
+    color, shop = rng.choice(["red", "green", "blue"], n), rng.choice(["North", 'the "old" one, east'], n)
+    weight, code = rng.normal(50.0, 10.0, n).round(3), rng.choice([1012, 1017], n)
+    price = 1e5 * (weight / 10 + 3.0 * (color == "red") + 2.0 * (code == 1012) - (shop == "North"))
+    mixed = pandas.DataFrame({"color": color, "weight": weight, "shop": shop, "code": code, "price": price})
+    mixed.to_csv(folder / "mixed.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["iris.csv", "patients.csv", "mixed.csv"])
+def test_the_table_is_that_of_pandas(here, name):
+    table, expected = read_columns(name), pandas.read_csv(name)
+    assert [column.name for column in table.columns] == list(expected)
+    for column in table.columns:
+        values = table.column(column.name)[1]
+        if column.categories is None:
+            assert_same(values, expected[column.name].to_numpy("float64"))
+        else:
+            assert [column.categories[int(v)] for v in values] == list(expected[column.name])
+            assert list(column.categories) == sorted(set(expected[column.name]))
+
+
+WRITTEN = [
+    ("a,b\n1,x\n2,y\n", {}),
+    ("a;b\n1;x\n2;y\n", {}),
+    ("a\tb\n1\tx\n2\ty", {}),
+    ("\ufeffa|b\r\n1|x\r\n2|y\r\n", {}),
+    ('"a", "b"\n" 1 ","x"\n2,"y"\n'.replace(", ", ","), {}),
+    ("a,b\n1,x\n2,y\n", {"delimiter": ","}),
+    ("b,a,c\nx,1,7\ny,2,?\n", {"drop": ["c"]}),
+    ("a,b\n1,x\n,z\n2,y\n?,x\n", {"missing": "drop"}),
+    ("1,x\n2,y\n", {"header": False}),
+]
+
+
+@pytest.mark.parametrize(("text", "options"), WRITTEN)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_table_in_many_spellings(tmp_path, text, options, zipped):
+    path = tmp_path / "t.csv"
+    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    table = read_columns(path, **options)
+    a, b = ("1", "2") if "header" in options else ("a", "b")
+    assert table.column(a)[1].tolist() == [1.0, 2.0]
+    assert table.column(b) == (Column(b, ("x", "y")), pytest.approx([0.0, 1.0]))
+    assert table.left_out == (2 if "missing" in options else 0)
+
+
+def test_wanted_columns_are_found_by_name(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("junk,b,a\n?,y,3\n,x,4\n")
+    wanted = [Column("a"), Column("b", ("w", "x", "y"))]
+    table = read_columns(path, wanted=wanted)
+    assert table.columns == tuple(wanted)
+    assert table.values.tolist() == [[3.0, 2.0], [4.0, 1.0]]
+
+
+def test_numbers_may_be_names(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,zip\n1,02139\n2,10115\n")
+    assert read_columns(path, categorical=["zip"]).columns[1] == Column("zip", ("02139", "10115"))
+
+
+def test_blocks_are_no_borders(tmp_path, monkeypatch):
+    """Lines that are cut by blocks, and blocks of numbers beside blocks of other spellings."""
+    rows = [[k, k * 0.5] for k in range(2000)]
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "".join(f'{a},"{b}"\n' if a % 700 == 0 else f"{a},{b}\n" for a, b in rows))
+    expected = read_columns(path).values
+    monkeypatch.setattr("portnn.datasets.csv_table._BLOCK", 64)
+    assert_same(read_columns(path).values, np.asarray(rows))
+    assert_same(read_columns(path).values, expected)
+
+
+REFUSED = [
+    ("", {}, "line 1, column 1: the file is empty"),
+    ("a,b\n", {}, "line 2, column 1: there are no data after the header"),
+    ("a,b\n1,2\n3\n", {}, "line 3, column 2: 1 fields in this line, 2 in line 1"),
+    ("a,b\n1,2\n3,4,5\n", {}, "line 3, column 3: 3 fields in this line, 2 in line 1"),
+    ("a,b\n1,x\n3,\n", {}, r"line 3, column 2: the value of 'b' is missing \(an empty field\); fill it in, or leave"),
+    ("a,b\n1,2\n 3, \n", {}, r"line 3, column 2: the value of 'b' is missing \(an empty field\)"),
+    ("a,b\n1,2\nNA,4\n", {}, r"line 3, column 1: the value of 'a' is missing \(marked 'NA'\)"),
+    ("a,b\n,x\n", {"missing": "drop"}, "line 2, column 1: every row has a missing value"),
+    ("a,b\n1,2\n3,four\n", {}, "line 3, column 2: 'four' in column 'b' is not a number, but line 2 has one; correct"),
+    ("a;b\n1;2\n3;4,5\n", {}, r"'4,5' in column 'b' is not a number \(decimal comma\?\)"),
+    ("a,b\n1,2\n3,1e999\n", {}, "line 3, column 2: '1e999' is too large"),
+    ("a,a\n1,2\n", {}, "line 1, column 2: the name 'a' is there twice"),
+    ("a,\n1,2\n", {}, "line 1, column 2: this column has no name"),
+    ("1,2\n3,4\n", {}, "line 1, column 1: a line of numbers where the names of the columns should be"),
+    ("a,b\n1,2\n\n3,4\n", {}, "line 3, column 1: the line is empty"),
+    ('a,b\n1,"2\n', {}, "line 2, column 2: the quotes are wrong"),
+    ("a\n" + "".join(f"t{k}\n" for k in range(300)), {}, "line 202, column 1: column 'a' has more than 200 different"),
+    ("a,b\n1,2\n", {"drop": ["c"]}, "there is no column 'c'; the columns are 'a', 'b'"),
+    ("alpha,b\n1,2\n", {"categorical": ["alpa"]}, "there is no column 'alpa'; did you mean 'alpha'"),
+    ("Alpha,b\n1,2\n", {"wanted": [Column("ALPHA")]}, "there is no column 'ALPHA'; did you mean 'Alpha'"),
+    ("a,b\n1,2\n", {"drop": ["a", "b"]}, "all columns are left out"),
+    ("a,b\n1,2\n" * 3, {"max_bytes": 4}, "the table exceeds max_rows=10000000 or max_bytes=4"),
+    ("a\nx\n", {"wanted": [Column("a")]}, "line 2, column 1: 'x' in column 'a' is not a number"),
+    ("a\n?\n", {"wanted": [Column("a")]}, "line 2, column 1: the value of 'a' is missing"),
+    ("a\nz\n", {"wanted": [Column("a", ("x", "y"))]}, "'z' is none of the categories of 'a': 'x', 'y'"),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "message"), REFUSED)
+def test_what_is_no_table_is_refused_with_line_and_column(tmp_path, text, options, message):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(FormatError, match=message) as caught:
+        read_columns(path, **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_wrong_delimiter_is_an_argument_gone_wrong(tmp_path):
+    with pytest.raises(ValueError, match="read_columns: delimiter='x', expected one of"):
+        read_columns(tmp_path / "t.csv", delimiter="x")
+
+
+@pytest.mark.parametrize("marker", sorted(columns.MISSING - {""}))
+def test_marks_of_missing_values(tmp_path, marker):
+    path = tmp_path / "t.csv"
+    path.write_text(f"a,b\nx,1\n{marker},2\n")
+    with pytest.raises(FormatError, match="the value of 'a' is missing"):
+        read_columns(path)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_iris_by_its_names(here, capsys):
+    assert run("train", "--data", "iris.csv", "--target", "species", "--save", "iris.safetensors") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    said = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines()[:8])
+    assert said["data"] == "iris.csv: 150 rows, 5 columns"
+    assert said["target"] == "species: 3 classes (setosa 50, versicolor 50, virginica 50)"
+    assert said["features"] == "4 numbers: 4 inputs"
+    assert said["network"].startswith("4 - 64 - 64 - 3, relu, 4,675 parameters; numpy, float32, seed 0")
+    assert said["training"].startswith("120 rows; 50 epochs in ")
+    accuracy = float(re.fullmatch(r"30 rows: accuracy (\d+\.\d\d)%", said["held out"])[1])
+    assert accuracy > 85.0
+    assert said["baseline"] == "always 'setosa': accuracy 33.33%"
+    assert said["model"] == "saved to iris.safetensors"
+    rows = [line.split() for line in out.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["setosa", "versicolor", "virginica"]
+    assert [row[1] for row in rows] == ["10"] * 3, "held out in proportion"
+    assert sum(int(row[2]) for row in rows) == round(0.3 * accuracy)
+    assert sum(int(row[3]) for row in rows) == 30
+
+
+def test_predictions_are_those_of_the_model_on_columns_of_any_order(here, capsys):
+    run("train", "--data", "mixed.csv", "--target", "color", "--save", "color.safetensors", "--categorical", "code")
+    table = pandas.read_csv("mixed.csv")
+    table.sample(frac=1.0, axis=1, random_state=0).drop(columns="color").to_csv("asked.csv", index=False)
+    capsys.readouterr()
+    assert run("predict", "--model", "color.safetensors", "--data", "asked.csv", "--output", "answers.csv") == 0
+    assert capsys.readouterr() == ("", "300 rows; written to answers.csv\n")
+    said = pandas.read_csv("answers.csv")
+    inputs = pandas.concat(
+        [table[["weight"]], pandas.get_dummies(table["shop"]), pandas.get_dummies(table["code"]), table[["price"]]],
+        axis=1,
+    ).to_numpy("float32")
+    logits = portnn.MLP.load("color.safetensors", dtype="float64")(inputs.astype("float64"))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert list(said) == ["color", *(f"probability of {name}" for name in ("blue", "green", "red"))]
+    assert np.abs(said.iloc[:, 1:].to_numpy() - p).max() < 1e-4, "rounded to six digits from float32"
+    sure = np.sort(p, axis=1)[:, -1] - np.sort(p, axis=1)[:, -2] > 1e-3
+    assert list(said["color"][sure]) == [("blue", "green", "red")[k] for k in p[sure].argmax(axis=1)]
+
+
+def test_regression_in_the_units_of_the_target(here, capsys):
+    options = ("--categorical", "code", "--save", "price.safetensors")
+    assert run("train", "--data", "mixed.csv", "--target", "price", *options) == 0
+    out = capsys.readouterr().out
+    assert "features  1 number, 3 texts: 8 inputs" in out
+    assert "240 rows, 24 of them to stop in time" in out
+    assert float(re.search(r"held out  60 rows: R\^2 ([\d.-]+)", out)[1]) > 0.95
+    assert run("predict", "--model", "price.safetensors", "--data", "mixed.csv") == 0
+    out, err = capsys.readouterr()
+    y, t = np.asarray([float(line) for line in out.splitlines()[1:]]), pandas.read_csv("mixed.csv")["price"]
+    assert err == (
+        f"300 rows; beside the column 'price' of the table: R^2 {metrics.r2_score(t, y):.4f}, "
+        f"RMSE {metrics.root_mean_squared_error(t, y):.6g}\n"
+    )
+    assert metrics.r2_score(t, y) > 0.95
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+def test_the_unit_of_the_target_makes_no_difference(tmp_path, folder, factor):
+    table = pandas.read_csv(folder / "patients.csv")
+    scores = []
+    for unit in (1.0, factor):
+        table.assign(target=table["target"] * unit).to_csv(tmp_path / "t.csv", index=False)
+        scores.append(tabular.train(tmp_path / "t.csv", "target", epochs=5, dtype="float64", progress=False).scores)
+    assert scores[1].score == pytest.approx(scores[0].score)
+    assert scores[1].rmse == pytest.approx(factor * scores[0].rmse)
+
+
+@pytest.mark.parametrize(("name", "target"), [("iris.csv", "species"), ("patients.csv", "target")])
+def test_scores_are_those_of_scikit_learn(folder, name, target):
+    trained = tabular.train(folder / name, target, progress=False)
+    table = pandas.read_csv(folder / name)
+    t = table[target].to_numpy()
+    train, test = trained.train, trained.test
+    assert sorted([*train, *test]) == list(range(len(table)))
+    y = portnn.predict(trained.model, table.drop(columns=target).to_numpy("float32")[test])
+    if trained.schema.classes is None:
+        simple = dummy.DummyRegressor().fit(train[:, None], t[train]).predict(test[:, None])
+        expected = [metrics.r2_score(t[test], v) for v in (y[:, 0], simple)]
+        expected += [metrics.root_mean_squared_error(t[test], v) for v in (y[:, 0], simple)]
+    else:
+        simple = dummy.DummyClassifier().fit(train[:, None], t[train]).predict(test[:, None])
+        labels = np.asarray(trained.schema.classes)[y.argmax(axis=1)]
+        expected = [metrics.accuracy_score(t[test], v) for v in (labels, simple)] + [None, None]
+    assert trained.scores == (len(test), *(pytest.approx(v) for v in expected))
+
+
+def test_early_stopping_where_there_are_rows_for_it(folder):
+    trained = tabular.train(folder / "patients.csv", "target", patience=5, progress=False)
+    epochs = len(trained.history["loss"])
+    assert epochs == trained.best_epoch + 5 < 200
+    assert trained.best_epoch == int(np.argmin(trained.history["val_loss"])) + 1
+    assert trained.held_back == 36
+    few = tabular.train(folder / "iris.csv", "species", progress=False)
+    assert (len(few.history["loss"]), few.best_epoch, few.held_back) == (50, None, 0)
+    assert "val_loss" not in few.history
+
+
+def test_the_split_is_a_function_of_the_seed(folder):
+    rows = [tabular.train(folder / "iris.csv", "species", epochs=1, seed=s, progress=False).test for s in (0, 0, 1)]
+    assert_same(rows[0], rows[1])
+    assert not np.array_equal(rows[0], rows[2])
+    everything = tabular.train(folder / "iris.csv", "species", epochs=1, test_fraction=0.0, progress=False)
+    assert everything.scores is None
+    assert len(everything.train) == 150
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        ([0, 1] * 10, "auto", ("0", "1")),
+        ([10, 9, 100] * 10, "auto", ("9", "10", "100")),
+        ([0.5, 1.5] * 10, "auto", None),
+        ([0.5, 1.5] * 10, "classification", ("0.5", "1.5")),
+        ([0, 1] * 10, "regression", None),
+        (list(range(40)), "auto", None),
+        (list(range(10)), "auto", None),
+        (list("ab") * 10, "auto", ("a", "b")),
+    ],
+)
+def test_what_the_target_is(tmp_path, values, task, classes):
+    pandas.DataFrame({"x": range(len(values)), "t": values}).to_csv(tmp_path / "t.csv", index=False)
+    trained = tabular.train(tmp_path / "t.csv", "t", task=task, epochs=1, progress=False)
+    assert trained.schema.classes == classes
+    if classes:
+        assert [classes[k] for k in trained.targets] == [str(v) for v in values]
+
+
+def test_numbers_are_standardized_and_texts_are_not(folder):
+    trained = tabular.train(folder / "mixed.csv", "price", categorical=["code"], epochs=1, progress=False)
+    scaling, weight = trained.model.layers[0].before, pandas.read_csv(folder / "mixed.csv")["weight"][trained.train]
+    assert scaling.mean == (0, 0, 0, pytest.approx(weight.mean()), 0, 0, 0, 0)
+    assert scaling.std == (1, 1, 1, pytest.approx(weight.std(ddof=0)), 1, 1, 1, 1)
+
+
+def test_other_libraries_train_alike(library, folder):
+    where = {k: v for k, v in library.where.items() if k in ("backend", "device")}
+    ours, theirs = (
+        tabular.train(folder / "iris.csv", "species", epochs=20, progress=False, **place) for place in ({}, where)
+    )
+    assert abs(ours.scores.score - theirs.scores.score) <= 1 / 30
+    assert_same(ours.test, theirs.test)
+
+
+def test_missing_rows_and_columns_can_be_left_out(tmp_path, capsys):
+    table = pandas.DataFrame({"id": [f"row {k}" for k in range(300)], "x": np.arange(300) % 7, "t": ["a", "b"] * 150})
+    table.astype({"x": object}).assign(x=[None if k == 5 else k for k in table["x"]]).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    options = ("train", "--data", tmp_path / "t.csv", "--target", "t", "--epochs", "1")
+    assert run(*options, "--missing", "drop") == 2
+    assert "column 'id' has more than 200 different texts" in capsys.readouterr().err
+    assert run(*options, "--drop", "id") == 2
+    assert capsys.readouterr().err.endswith(
+        "line 7, column 2: the value of 'x' is missing (an empty field); fill it in, or leave such rows out "
+        "(--missing drop)\n"
+    )
+    assert run(*options, "--drop", "id", "--missing", "drop") == 0
+    assert "257 rows, 2 columns, 43 with missing values left out" in capsys.readouterr().out
+
+
+def test_log_and_pictures(here, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: examples)")
+    assert run("train", "--data", "iris.csv", "--target", "species", "--log", "log.csv", "--plot", "pictures") == 0
+    assert "pictures in pictures: learning_curves.png, confusion_matrix.png, calibration.png" in capsys.readouterr().out
+    assert sorted(path.name for path in (here / "pictures").iterdir()) == [
+        *("calibration.png", "confusion_matrix.png", "learning_curves.png")
+    ]
+    assert len(pandas.read_csv("log.csv")) == 50
+
+
+# -- info -------------------------------------------------------------------------------------------------------------
+
+
+def test_info_says_what_is_in_a_file(here, capsys):
+    run("train", "--data", "mixed.csv", "--target", "shop", "--drop", "price", "--hidden", "5", "--save", "shop.st")
+    capsys.readouterr()
+    assert run("info", "shop.st") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = [re.split(r"  +", line.strip()) for line in out.splitlines()]
+    assert ["network", "5 - 5 - 2, 42 parameters, float32"] in lines
+    assert ["inputs", "Standardize, in the file"] in lines
+    assert ["target", 'shop, 2 classes: North, the "old" one, east'] in lines
+    assert [line[1] for line in lines if line[0] == "column"] == [
+        *("color, one of blue, green, red", "weight, a number", "code, a number")
+    ]
+    assert ["0", "5", "5", "relu", "30", "yes"] in lines
+    portnn.MLP([3, 2], members=4, bias=False, outputs=portnn.Rescale(2.0)).save("plain.st")
+    assert run("info", "plain.st") == 0
+    out = capsys.readouterr().out
+    assert "3 - 2, 4 members, 6 parameters, float32" in out
+    assert "Rescale, in the file" in out
+    assert "target" not in out
+    assert run("info") == 0
+    assert "numpy" in capsys.readouterr().out
+
+
+def test_the_file_keeps_columns_categories_and_classes(here):
+    trained = tabular.train("mixed.csv", "color", epochs=1, progress=False)
+    tabular.save(trained, "kept.st")
+    assert tabular.schema_of("kept.st") == trained.schema
+    assert portnn.MLP.load("kept.st").params.tolist() == trained.model.params.tolist()
+    assert json.loads(model_file.metadata("kept.st")["portnn.table"])["classes"] == ["blue", "green", "red"]
+    portnn.MLP([1, 1]).save("bare.st")
+    assert tabular.schema_of("bare.st") is None
+    with pytest.raises(ValueError, match=r"MLP\.save: 'portnn' in the metadata is the model's own"):
+        portnn.MLP([1, 1]).save("bare.st", metadata={"portnn": "x"})
+
+
+GOOD = {"format": 1, "columns": [{"name": "a", "categories": None}], "target": "t", "classes": None}
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        *("[]", "{", "3", "null", '{"format": "1"}', "{}"),
+        json.dumps({**GOOD, "columns": []}),
+        json.dumps({**GOOD, "columns": [{"name": 3, "categories": None}]}),
+        json.dumps({**GOOD, "columns": [{"name": "a", "categories": []}]}),
+        json.dumps({**GOOD, "columns": [{"name": "a", "categories": [1, 2]}]}),
+        json.dumps({**GOOD, "classes": "ab"}),
+        json.dumps({**GOOD, "target": None}),
+        json.dumps({**GOOD, "format": 2}),
+        "[" * 100_000,
+    ],
+)
+def test_metadata_that_are_not_a_table(tmp_path, known):
+    path = tmp_path / "m.st"
+    portnn.MLP([1, 1]).save(path, metadata={"portnn.table": known})
+    with pytest.raises(FormatError, match=r"m\.st.*(portnn\.table in the metadata is not|table format 2 > 1; update)"):
+        tabular.schema_of(path)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "known"), [([2, 1], GOOD), ([1, 2], GOOD), ([1, 1], {**GOOD, "classes": ["a", "b"]})]
+)
+def test_a_network_that_does_not_fit_its_table(here, tmp_path, sizes, known):
+    path = tmp_path / "m.st"
+    portnn.MLP(sizes).save(path, metadata={"portnn.table": json.dumps(known)})
+    with pytest.raises(FormatError, match="does not fit its table"):
+        tabular.apply(path, "iris.csv")
+
+
+# -- slips ------------------------------------------------------------------------------------------------------------
+
+
+TRAIN = ("train", "--data", "iris.csv", "--target", "species")
+SLIPS = [
+    (("train", "--data", "absent.csv", "--target", "x"), 2, "No such file or directory: 'absent.csv'"),
+    (("train", "--data", ".", "--target", "x"), 2, "Is a directory: '.'"),
+    (("train", "--data", "empty.csv", "--target", "x"), 2, "'empty.csv': line 1, column 1: the file is empty"),
+    (("train", "--data", "iris.csv", "--target", "spices"), 2, "there is no column 'spices'; did you mean 'species'?"),
+    (("train", "--data", "binary.csv", "--target", "x"), 2, "NUL byte"),
+    (("train", "--data", "ragged.csv", "--target", "b"), 2, "line 3, column 3: 3 fields in this line, 2 in line 1"),
+    (
+        ("train", "--data", "text.csv", "--target", "b"),
+        2,
+        "line 22, column 1: 'x' in column 'a' is not a number, but line 2 has one; correct",
+    ),
+    (("train", "--data", "few.csv", "--target", "b"), 2, "4 rows are too few to train on: at least 10 are needed"),
+    (("train", "--data", "same.csv", "--target", "b"), 2, "the target 'b' is 'x' in all 20 rows: there is nothing to"),
+    (("train", "--data", "same.csv", "--target", "c"), 2, "the target 'c' is 7 in all 20 rows: there is nothing to"),
+    (("train", "--data", "same.csv", "--target", "b", "--drop", "a,c"), 2, "the only column is the target 'b'"),
+    (("train", "--data", "same.csv", "--target", "b", "--drop", "b"), 2, "'b' is both the target and left out"),
+    (("train", "--data", "nohead.csv", "--target", "1"), 2, "give them, or pass --no-header"),
+    (("train", "--data", "far.csv", "--target", "b"), 2, "too little for float32: pass --dtype float64, or subtract"),
+    (("train", "--data", "one.csv", "--target", "b", "--test-fraction", "0.95"), 2, "leaves no row of one class"),
+    (("train", "--data", "ids.csv", "--target", "b"), 2, "which a network cannot use; leave it out (--drop)"),
+    ((*TRAIN, "--task", "regression"), 2, "the target 'species' holds texts, such as 'setosa'; regression wants"),
+    ((*TRAIN, "--hidden", "6x"), 2, "argument --hidden: '6x' is not a list of widths such as 64,64, or none"),
+    ((*TRAIN, "--hidden", "0"), 2, "argument --hidden: '0' is not a list"),
+    ((*TRAIN, "--epochs", "0"), 2, "portnn train: epochs must be an int in the range [1, inf). Got 0"),
+    ((*TRAIN, "--epochs", "x"), 2, "argument --epochs: invalid int value: 'x'"),
+    ((*TRAIN, "--patience", "0"), 2, "patience must be an int"),
+    ((*TRAIN, "--batch-size", "0"), 2, "batch size must be an int"),
+    ((*TRAIN, "--learning-rate", "-1"), 2, "learning rate must be a finite number > 0"),
+    ((*TRAIN, "--learning-rate", "1e30"), 1, "Lower the learning rate"),
+    ((*TRAIN, "--test-fraction", "1"), 2, "the test fraction must be in [0, 1), got 1"),
+    ((*TRAIN, "--seed", "-1"), 2, "seed must be in [0, 2**64)"),
+    ((*TRAIN, "--backend", "nunpy"), 2, "did you mean 'numpy'?"),
+    ((*TRAIN, "--activation", "rellu"), 2, "did you mean 'relu'?"),
+    ((*TRAIN, "--delimiter", "x"), 2, "delimiter='x', expected one of"),
+    ((*TRAIN, "--save", "no/m.st"), 2, "No such folder: 'no'"),
+    ((*TRAIN, "--log", "no/m.csv"), 2, "No such folder: 'no'"),
+    ((*TRAIN, "--drop", "sepal_wid"), 2, "there is no column 'sepal_wid'; did you mean 'sepal_width'?"),
+    (("train", "--data", "iris.csv"), 2, "the following arguments are required: --target"),
+    (("trian",), 2, "invalid choice: 'trian'"),
+    (("predict", "--model", "absent.st", "--data", "iris.csv"), 2, "No such file or directory: 'absent.st'"),
+    (("predict", "--model", "iris.csv", "--data", "iris.csv"), 2, "iris.csv"),
+    (("predict", "--model", "bare.st", "--data", "iris.csv"), 2, "'bare.st' knows no columns"),
+    (("predict", "--model", "known.st", "--data", "absent.csv"), 2, "No such file or directory: 'absent.csv'"),
+    (("predict", "--model", "known.st", "--data", "patients.csv"), 2, "there is no column 'sepal_length'"),
+    (("predict", "--model", "known.st", "--data", "gap.csv"), 2, "line 2, column 2: the value of 'sepal_width' is"),
+    (("predict", "--model", "known.st", "--data", "word.csv"), 2, "'wide' in column 'sepal_width' is not a number"),
+    (("predict", "--model", "shade.st", "--data", "mauve.csv"), 2, "'mauve' is none of the categories of 'color': 'bl"),
+    (("predict", "--model", "known.st", "--data", "iris.csv", "--output", "no/a.csv"), 2, "No such file or directory"),
+    (("info", "absent.st"), 2, "No such file or directory: 'absent.st'"),
+    (("info", "iris.csv"), 2, "iris.csv"),
+]
+
+
+@pytest.fixture(scope="module")
+def slips(folder):
+    files = {
+        "empty.csv": "",
+        "ragged.csv": "a,b\n1,2\n3,4,5\n",
+        "text.csv": "a,b\n" + "1,2\n" * 20 + "x,2\n",
+        "few.csv": "a,b\n" + "1,2\n2,3\n" * 2,
+        "same.csv": "a,b,c\n" + "".join(f"{k},x,7\n" for k in range(20)),
+        "nohead.csv": "1,2\n" * 20,
+        "far.csv": "a,b\n" + "".join(f"{1e9 + k},{k % 2}\n" for k in range(20)),
+        "one.csv": "a,b\n" + "".join(f"{k},{'x' if k < 5 else 'y'}\n" for k in range(20)),
+        "ids.csv": "a,b\n" + "".join(f"row {k},{k % 2}\n" for k in range(300)),
+        "gap.csv": "sepal_length,sepal_width,petal_length,petal_width\n1,,2,3\n",
+        "word.csv": "sepal_length,sepal_width,petal_length,petal_width\n1,wide,2,3\n",
+        "mauve.csv": "color,weight,shop,code\nmauve,1,North,1012\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "binary.csv").write_bytes(bytes(100))
+    portnn.MLP([1, 1]).save(folder / "bare.st")
+    tabular.save(tabular.train(folder / "iris.csv", "species", epochs=1, progress=False), folder / "known.st")
+    tabular.save(tabular.train(folder / "mixed.csv", "price", epochs=1, progress=False), folder / "shade.st")
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), SLIPS, ids=[" ".join(a) for a, *_ in SLIPS])
+def test_a_slip_is_one_sentence(slips, here, capsys, arguments, code, message):
+    before = sorted(here.iterdir())
+    try:
+        left = run(*arguments)
+    except SystemExit as error:
+        left = error.code
+    out, err = capsys.readouterr()
+    assert left == code
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("portnn")
+    assert message in err
+    assert len(err) < 500
+    assert sorted(here.iterdir()) == before, "nothing was written"
+
+
+def test_ctrl_c_keeps_what_there_is(here, capsys, monkeypatch):
+    original, calls = portnn.training.read_back, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 7:  # there are two chunks per epoch
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(portnn.training, "read_back", interrupted)
+    assert run(*TRAIN, "--save", "early.st") == 0
+    assert re.search(r"training  120 rows; 3 epochs in .* s, interrupted", capsys.readouterr().out)
+    assert tabular.schema_of("early.st").classes == ("setosa", "versicolor", "virginica")
+
+
+def test_ctrl_c_before_training_leaves_with_130(here, capsys, monkeypatch):
+    monkeypatch.setattr(tabular, "read_columns", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(*TRAIN) == 130
+    assert capsys.readouterr().err == "portnn train: interrupted\n"
+
+
+# -- as a process -----------------------------------------------------------------------------------------------------
+
+BARE = """
+import runpy, sys
+
+class Nothing:
+    def find_spec(name, *others):
+        if name.partition(".")[0] in "rich tqdm pandas sklearn scipy matplotlib torch jax tensorboardX".split():
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Nothing)
+sys.argv = ["portnn", *{arguments!r}]
+runpy.run_module("portnn", run_name="__main__")
+"""
+
+
+def test_it_runs_where_nothing_else_is_installed(here):
+    for arguments in (
+        [*TRAIN, "--epochs", "2", "--save", "clean.st"],
+        ["predict", "--model", "clean.st", "--data", "iris.csv"],
+        ["info", "clean.st"],
+    ):
+        code = BARE.format(arguments=arguments)
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_on_a_terminal_rich_draws_and_the_bar_is_on_the_error_side(here):
+    pytest.importorskip("rich", reason="rich is not installed (extra: cli)")
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "portnn", *TRAIN, "--epochs", "2"]
+    with subprocess.Popen(command, stdout=child, stderr=subprocess.PIPE, env=environment) as process:
+        os.close(child)
+        text = b""
+        while True:
+            try:
+                piece = os.read(parent, 4096)
+            except OSError:  # what Linux says when the other side is closed
+                break
+            if not piece:
+                break
+            text += piece
+        assert process.stderr is not None
+        assert process.stderr.read() == b"", "no bar where that is a pipe"
+    os.close(parent)
+    assert process.returncode == 0
+    screen = text.decode()
+    assert "\x1b[1m" in screen, "names in bold"
+    assert "─" in screen
+    assert re.search(r"setosa +10 +\d+ +\d+", re.sub(r"\x1b\[[\d;]*m", "", screen))
+
+
+def test_output_that_nobody_reads_to_its_end(here, slips):
+    reader = "import sys; sys.stdin.readline()"
+    command = f'{sys.executable} -m portnn predict --model known.st --data iris.csv | {sys.executable} -c "{reader}"'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_names_cannot_move_the_cursor(capsys):
+    console.summary([("class", "a\x1b[2Jb\n[bold]c[/bold]")])
+    assert capsys.readouterr().out == "class  a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}[bold]c[/bold]\n"
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("train", "predict", "info", "compare"))
