@@ -6,7 +6,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -24,6 +24,15 @@ from portnn.progress import Bar
 from portnn.step import Chunks, copied, make_step
 
 Callback = Callable[[MLP, "History"], object]
+Order = Callable[[int], Any]
+
+
+class Reached(NamedTuple):
+    """Where a training stands: finished epochs, updates made, and the optimizer's arrays."""
+
+    epochs: int
+    updates: int
+    arrays: dict[str, Array]
 
 
 class History(dict[str, list[Any]]):
@@ -39,6 +48,7 @@ class History(dict[str, list[Any]]):
     """
 
     interrupted: bool = False  #: Ctrl-C ended the training early
+    reached: Reached | None = None  #: where ``fit(..., resume=history)`` goes on
 
 
 def fit(
@@ -58,8 +68,10 @@ def fit(
     l2: float | Sequence[float] = 0.0,
     clip_value: float | None = None,
     clip_norm: float | None = None,
-    shuffle: bool = True,
+    per_batch: bool = False,
+    shuffle: bool | Order = True,
     seed: int = 0,
+    resume: History | None = None,
     compile: bool | str = "auto",
     callbacks: Callback | Sequence[Callback] = (),
     progress: bool = True,
@@ -93,9 +105,17 @@ def fit(
     clip_value, clip_norm
         Hold each entry of the gradient in [-clip_value, clip_value]; scale the whole gradient down to the Euclidean
         norm clip_norm. With both, by value first.
+    per_batch
+        True counts as scikit-learn does: l1 and l2 are divided by the number of samples of the batch, or by the sum of
+        their weights, and the loss of an epoch is the mean of its batches' losses, each counted by its number of
+        samples, whatever their weights.
     shuffle, seed
         The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
-        of the data.
+        of the data. A function of yours gives the order itself: ``shuffle(epoch)``, epochs counted from 0, returns the
+        numbers of the rows, each once.
+    resume
+        The history of an earlier fit of this model with this optimizer: its epochs, updates and the optimizer's arrays
+        are counted on, and the history that is returned begins with it.
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -142,6 +162,8 @@ def fit(
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
+        if resume is not None and not isinstance(resume, History):
+            raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}")
         model.check_finite(who)
         data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
         if validation_split is not None:
@@ -163,6 +185,7 @@ def fit(
             l1=l1,
             l2=l2,
             output_share=data.share,
+            per_batch=per_batch,
         )
         return _run(
             model,
@@ -173,11 +196,26 @@ def fit(
             None if held is None else held.feed(model),
             epochs,
             min(asked or 128, n),
-            shuffle,
-            seed,
+            _orders(shuffle, seed, n, who),
+            resume,
             callbacks,
             progress,
         )
+
+
+def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:
+    """Return the function from an epoch to the order of its samples; None keeps that of the data."""
+    if not callable(shuffle):
+        return (lambda epoch: random.order(seed, epoch, n)) if shuffle else lambda epoch: None
+
+    def order(epoch: int) -> numpy.ndarray:
+        rows = numpy.asarray(shuffle(epoch))
+        whole = rows.shape == (n,) and rows.dtype.kind in "iu"
+        if not whole or (numpy.sort(rows) != numpy.arange(n)).any():
+            raise ValueError(f"{who}: shuffle({epoch}) must return the numbers 0 to {n - 1}, each once, in some order")
+        return rows
+
+    return order
 
 
 def _run(
@@ -189,20 +227,21 @@ def _run(
     held_out: Feed | None,
     epochs: int,
     batch_size: int,
-    shuffle: bool,
-    seed: int,
+    order_of: Order,
+    resume: History | None,
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> History:
-    backend, history, count = model.backend, History(), 0
-    state = copied(backend, {"params": model.params, **optimizer.init(model.params)})
-    before = state
+    backend, history = model.backend, History({name: list(entries) for name, entries in (resume or {}).items()})
+    first, count, arrays = _reached(resume, model, optimizer)
+    state = copied(backend, {"params": model.params, **arrays})
+    before, finished = state, first
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
     try:
-        upcoming = random.order(seed, 0, feed.n) if shuffle else None
-        for epoch in range(epochs):
+        upcoming = order_of(first)
+        for epoch in range(first, first + epochs):
             began, sums, order = time.perf_counter(), None, upcoming
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
@@ -212,8 +251,8 @@ def _run(
                 before = copied(backend, state)
                 try:
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
-                    if here.stop == feed.n and order is not None and epoch + 1 < epochs:
-                        upcoming = random.order(seed, epoch + 1, feed.n)  # while the device is at work
+                    if here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
+                        upcoming = order_of(epoch + 1)  # while the device is at work
                     total, finite = read_back(backend, metrics, state["params"])
                 except Exception as error:
                     if backend.ran_out_of_memory(error):
@@ -242,6 +281,7 @@ def _run(
             for name, value in entry.items():
                 history.setdefault(name, []).append(value)
             _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
+            finished = epoch + 1
             ended = [callback(model, history) for callback in callbacks]
             state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
             if any(ended):
@@ -249,9 +289,23 @@ def _run(
     except KeyboardInterrupt:
         history.interrupted = True
     finally:
-        model.params = before["params"]
+        model.params = before.pop("params")
+        history.reached = Reached(finished, count, copied(backend, before))  # memory that no later fit writes to
         bar.close()
     return history
+
+
+def _reached(resume: History | None, model: MLP, optimizer: Any) -> Reached:
+    """Return where to begin, the optimizer's arrays on the model's device."""
+    start = optimizer.init(model.params)
+    if resume is None or resume.reached is None:
+        return Reached(0, 0, start)
+    epochs, updates, arrays = resume.reached
+    shapes = [{name: tuple(a.shape) for name, a in of.items()} for of in (arrays, start)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {shapes[1]}")
+    dtype = model.params.dtype
+    return Reached(epochs, updates, {name: model.backend.asarray(a, dtype) for name, a in arrays.items()})
 
 
 def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
