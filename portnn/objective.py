@@ -31,8 +31,8 @@ def make_losses(
     ``losses`` is one number per sample, ``(..., batch)``, or one for all of them, ``(...)``, where a loss of the user's
     takes the mean itself; ``grad`` is the gradient of their weighted mean plus the penalty. ``pair`` is the loss,
     ``like`` an array with the dtype and device of the parameters, ``extra`` gives the penalty on the parameters and its
-    gradient, which ``per_batch`` divides by the number of samples or the sum of their weights. Constants are made here, once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)``
-    or None. Nothing is checked.
+    gradient, which ``per_batch`` divides by the number of samples or the sum of their weights. Constants are made here,
+    once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or None. Nothing is checked.
     """
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))

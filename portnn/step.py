@@ -92,8 +92,8 @@ def make_step(
     """Return the pure training step (state, batch, h) -> (state, metrics).
 
     ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
-    Metrics are one number per sample, ``(..., batch)``. With ``per_batch`` those of a batch add up to its loss times its
-    number of samples, whatever their weights; see :func:`portnn.fit`.
+    Metrics are one number per sample, ``(..., batch)``. With ``per_batch`` those of a batch add up to its loss times
+    its number of samples, whatever their weights; see :func:`portnn.fit`.
     """
     backend, like = model.backend, model.params
     for name in getattr(optimizer, "per_member", ()):

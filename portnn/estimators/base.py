@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ _FRACTION = Interval(Real, 0, 1, closed="left")
 class Perceptron(CallbackSupportMixin, BaseEstimator):
     """Base of :class:`MLPClassifier` and :class:`MLPRegressor`."""
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", _POSITIVE],
         "activation": [str, callable, list, tuple],
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
@@ -72,11 +73,13 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     # Fitted: coefs_ and intercepts_ are what counts; the network behind them is made anew where they were replaced.
     coefs_: list[Array]
     intercepts_: list[Array]
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
 
     def _keep(self, given: dict[str, Any]) -> None:
         """Store the arguments of __init__ under their names, untouched, as scikit-learn asks."""
         names = inspect.signature(type(self).__init__).parameters
-        vars(self).update({name: given[name] for name in names if name in given and name != "self"})
+        self.__dict__.update({name: given[name] for name in names if name in given and name != "self"})
 
     # -- what the subclasses say ------------------------------------------------------------------------------
 
@@ -99,14 +102,14 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     # -- fit --------------------------------------------------------------------------------------------------
 
     def _fit(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
-        before = {name: list(a) if isinstance(a, list) else a for name, a in vars(self).items()}
+        before = {name: list(a) if isinstance(a, list) else a for name, a in self.__dict__.items()}
         try:
             with joined(self):
                 self._solve(x, y, sample_weight, incremental)
         except BaseException:  # nothing has changed, then, but what scikit-learn's callbacks are torn down by
-            kept = {name: a for name, a in vars(self).items() if name in _OF_CALLBACKS}
-            vars(self).clear()
-            vars(self).update(before, **kept)
+            kept = {name: a for name, a in self.__dict__.items() if name in _OF_CALLBACKS}
+            self.__dict__.clear()
+            self.__dict__.update(before, **kept)
             raise
         return self
 
@@ -185,16 +188,16 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     def _start(self, sizes: list[int], ending: str, dtype: str, space: Backend) -> None:
         """Forget an earlier fit, and draw the weights that this one begins with.
 
-        Uniform in [-b, b] with b = sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) behind sigmoids, biases too: the draws
-        are scikit-learn's. Source: Glorot, Bengio, AISTATS 2010, equation 16.
+        Uniform in [-b, b] with b = sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) before sigmoids, biases too: the
+        draws are scikit-learn's. Source: Glorot, Bengio, AISTATS 2010, equation 16.
         """
         names = self._activations()
         for name in ("_model", "_handed", "_optimizer", "_best"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         self.n_iter_ = self.t_ = 0
         if self.init is None:
             draw, self.coefs_, self.intercepts_ = self._random_state.uniform, [], []
-            for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
                 behind = names[min(i, len(names) - 1)] if names else "identity"
                 bound = numpy.sqrt((2.0 if behind == "sigmoid" else 6.0) / (fan_in + fan_out))
                 self.coefs_.append(draw(-bound, bound, (fan_in, fan_out)))
@@ -202,10 +205,11 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         else:
             self._hand_out(self._made(sizes, dtype, space), space)
         if self.solver != "lbfgs":
+            scored = self.early_stopping or self.validation_data is not None
             self.loss_curve_, self._no_improvement_count = [], 0
             self.best_loss_ = None if self.early_stopping else numpy.inf
-            self.validation_scores_ = [] if self.early_stopping or self.validation_data is not None else None
-            self.best_validation_score_ = None if self.validation_scores_ is None else -numpy.inf
+            self.validation_scores_ = [] if scored else None
+            self.best_validation_score_ = -numpy.inf if scored else None
 
     def _settings(self, sizes: list[int], dtype: str, space: Backend) -> dict[str, Any]:
         """Return the arguments of the network."""
@@ -226,14 +230,14 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     def _network(self, sizes: list[int], dtype: str, space: Backend) -> MLP:
         """Return the network to train: that of before if it is still the one asked for, with ``coefs_`` in it."""
         theirs = [tuple(w.shape) for w in self.coefs_]
-        if theirs != list(zip(sizes[:-1], sizes[1:], strict=True)):
+        if theirs != list(itertools.pairwise(sizes)):
             name, cure = type(self).__name__, "set warm_start=False and call fit to begin anew"
             raise ValueError(f"{name}: coefs_ has shapes {theirs}, the layers now are {sizes}; {cure}")
         settings = self._settings(sizes, dtype, space)
         place = get_backend(settings["backend"], settings["device"])
         asked = {**settings, "backend": place.name, "device": place.device_name}
-        model = vars(self).get("_model")
-        if model is None or vars(self).get("_made_with") != asked:
+        model = self.__dict__.get("_model")
+        if model is None or self.__dict__.get("_made_with") != asked:
             before, model = model, MLP(**settings, init="zeros")
             if before is not None and before.n_params == model.n_params:
                 model.params = before.backend.to_numpy(before.params)
@@ -243,8 +247,8 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     def _synced(self, model: MLP) -> MLP:
         """Write ``coefs_`` and ``intercepts_`` into the network, unless they are the very arrays that it gave."""
         now = [*self.coefs_, *self.intercepts_]
-        handed = vars(self).get("_handed", ())
-        if model is vars(self).get("_model") and len(now) == len(handed) and all(map(_same, now, handed)):
+        handed = self.__dict__.get("_handed", ())
+        if model is self.__dict__.get("_model") and len(now) == len(handed) and all(map(_same, now, handed)):
             return model
         model, params = model.to(), numpy.array(model.backend.to_numpy(model.params))
         for layer, weight, bias in zip(model.layers, self.coefs_, self.intercepts_, strict=True):
@@ -256,10 +260,10 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
 
     def _hand_out(self, model: MLP, space: Backend) -> None:
         """Keep the network, and show its weights."""
-        vars(self).update(self._shown(model, space))
+        self.__dict__.update(self._shown(model, space))
 
     def _shown(self, model: MLP, space: Backend) -> dict[str, Any]:
-        """Return the attributes of a network: its weights are arrays of the samples' library, views where that is its own.
+        """Return the attributes of a network: its weights as arrays of the samples' library, views where they can be.
 
         Copies in another library cannot reach the network when they are written into; NumPy's are read-only then.
         """
@@ -281,7 +285,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     def model_(self) -> MLP:
         """The network of portnn behind ``coefs_``: to save, to move, or to embed."""
         check_is_fitted(self)
-        model = vars(self).get("_model")
+        model = self.__dict__.get("_model")
         if model is None:
             sizes = [self.coefs_[0].shape[0], *(w.shape[1] for w in self.coefs_)]
             dtype = "float32" if "float32" in str(self.coefs_[0].dtype) else "float64"
@@ -320,7 +324,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Show the weights of the network that was read."""
         super().__setstate__(state)
-        if "_model" in vars(self) and "coefs_" not in vars(self):
+        if "_model" in self.__dict__ and "coefs_" not in self.__dict__:
             self._hand_out(self._model, self._samples_space)
 
     def _check_solver(self) -> bool:

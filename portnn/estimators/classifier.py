@@ -105,15 +105,14 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_iris
-    >>> X, y = load_iris(return_X_y=True)
-    >>> classifier = MLPClassifier([16], activation="gelu", solver="lbfgs", alpha=0.1, random_state=0).fit(X, y)
-    >>> classifier.predict(X[:3]), classifier.score(X, y) > 0.95
-    (array([0, 0, 0]), True)
+    >>> X, y = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], ["even", "odd", "odd", "even"]
+    >>> classifier = MLPClassifier([8], activation="gelu", solver="lbfgs", random_state=0).fit(X, y)
+    >>> classifier.predict(X).tolist()
+    ['even', 'odd', 'odd', 'even']
 
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Perceptron._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "loss": [StrOptions({"cross_entropy"}), Loss, callable],
@@ -121,44 +120,44 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        class_weight=None,
-        loss="cross_entropy",
-        clip_norm=None,
-        validation_data=None,
-        callbacks=None,
-        backend=None,
-        device=None,
-        dtype=None,
-        compile="auto",
-        init=None,
-        dropout=0.0,
-        normalization=None,
-        residual=False,
-    ):
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
+        class_weight: Any = None,
+        loss: Any = "cross_entropy",
+        clip_norm: Any = None,
+        validation_data: Any = None,
+        callbacks: Any = None,
+        backend: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        compile: Any = "auto",
+        init: Any = None,
+        dropout: Any = 0.0,
+        normalization: Any = None,
+        residual: Any = False,
+    ) -> None:
         self._keep(locals())
 
     # -- targets ----------------------------------------------------------------------------------------------
@@ -166,7 +165,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def _targets(self, y: numpy.ndarray, first: bool, incremental: bool) -> numpy.ndarray:
         y = self._labels(y)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._learn(y, y)
+            self._multilabel, self.classes_ = y.ndim == 2, unique_labels(y)
         elif self.warm_start and not incremental and set(unique_labels(y)) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
@@ -183,21 +182,18 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         check_classification_targets(y)
         if type_of_target(y) == "multiclass-multioutput":
             raise ValueError(
-                f"{type(self).__name__}: y has {y.shape[1]} columns of several classes each; fit one classifier for each "
-                "(sklearn.multioutput.MultiOutputClassifier), or give a matrix of zeros and ones"
+                f"{type(self).__name__}: y has {y.shape[1]} columns of several classes each; fit one classifier for "
+                "each (sklearn.multioutput.MultiOutputClassifier), or give a matrix of zeros and ones"
             )
         return y
-
-    def _learn(self, y: numpy.ndarray, classes: Any) -> None:
-        self._multilabel = y.ndim == 2
-        self.classes_ = unique_labels(classes)
 
     def _encoded(self, y: numpy.ndarray) -> numpy.ndarray:
         y = self._labels(y)
         unknown = numpy.setdiff1d(unique_labels(y), self.classes_)
         if unknown.size or (y.ndim == 2) != self._multilabel:
             raise ValueError(
-                f"`y` has classes not in `self.classes_`: {unknown[:10]}, `self.classes_` has {shown(list(self.classes_))}"
+                f"`y` has classes not in `self.classes_`: {shown(unknown.tolist())}, `self.classes_` has "
+                f"{shown(self.classes_.tolist())}"
                 if unknown.size
                 else f"{type(self).__name__}: y is {y.ndim}-D, unlike the y of before"
             )
@@ -235,8 +231,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             return weight
         if incremental and isinstance(self.class_weight, str):
             raise ValueError(
-                f"{type(self).__name__}: class_weight='balanced' wants all of the data; for partial_fit give a mapping, "
-                "for example from sklearn.utils.class_weight.compute_class_weight"
+                f"{type(self).__name__}: class_weight='balanced' wants all of the data; for partial_fit give a "
+                "mapping, for example from sklearn.utils.class_weight.compute_class_weight"
             )
         own = compute_sample_weight(self.class_weight, self._labels(y))
         weight = own if weight is None else weight * own
@@ -275,9 +271,15 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if known is None and given is None:
             message = "classes must be passed on the first call to partial_fit."
             raise ValueError(message)
-        if known is None:
-            self._learn(numpy.empty((0, 0) if type_of_target(samples.to_host(y)).startswith("multilabel") else 0), given)
-        return self._fit(X, y, sample_weight, incremental=True)
+        if known is not None:
+            return self._fit(X, y, sample_weight, incremental=True)
+        several = type_of_target(samples.to_host(y)).startswith("multilabel")
+        self._multilabel, self.classes_ = several, given
+        try:
+            return self._fit(X, y, sample_weight, incremental=True)
+        except BaseException:
+            del self._multilabel, self.classes_
+            raise
 
     def predict(self, X: Any) -> Any:
         """Return the labels ``(n,)``, or ``(n, n_labels)`` of zeros and ones, in the library of ``X``.
@@ -323,9 +325,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return xp.zeros_like(y) if len(self.classes_) == 1 else -xp.concat([softplus(y)[0], softplus(-y)[0]], axis=1)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy: the fraction of samples (or of their weights) all of whose labels are right.
+        """Return the accuracy, the fraction of samples (or of their weights) all of whose labels are right.
 
-        In float64 on the host: scikit-learn takes the mean of arrays of others in their default dtype.
+        It is computed on the host, in float64: of arrays of others scikit-learn takes the mean in their default dtype.
         """
         labels, weight = samples.to_host(self.predict(X)), samples.to_host(sample_weight)
         return float(accuracy_score(samples.to_host(y), labels, sample_weight=weight))

@@ -26,8 +26,8 @@ def from_sklearn(fitted: Any) -> MLPClassifier | MLPRegressor:
     """Return portnn's estimator with the parameters, weights and attributes of a fitted one of scikit-learn's.
 
     Its predictions are the same, to rounding, and ``partial_fit``, or ``fit`` with ``warm_start``, go on from there:
-    what the optimizer remembers is taken over as well. Nothing is shared with ``fitted``. To have the network alone, see
-    :func:`portnn.exchange.from_sklearn`.
+    what the optimizer remembers is taken over as well. Nothing is shared with ``fitted``. To have the network alone,
+    see :func:`portnn.exchange.from_sklearn`.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def from_sklearn(fitted: Any) -> MLPClassifier | MLPRegressor:
     --------
     >>> import sklearn.neural_network
     >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 2.0, 3.0]
-    >>> theirs = sklearn.neural_network.MLPRegressor([5], solver="lbfgs", random_state=0).fit(X, y)
+    >>> theirs = sklearn.neural_network.MLPRegressor(hidden_layer_sizes=5, solver="lbfgs", random_state=0).fit(X, y)
     >>> from_sklearn(theirs).predict([[1.5]]).round(1)
     array([1.5])
 

@@ -10,7 +10,6 @@ import numpy
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
-import portnn
 from portnn.backends import Array, Backend
 from portnn.errors import NonFiniteError
 from portnn.estimators import samples
@@ -18,7 +17,7 @@ from portnn.estimators.updates import SGD, Adam, Rate
 from portnn.estimators.watch import Watch, functions, watch
 from portnn.losses import Loss
 from portnn.mlp import MLP
-from portnn.training import History
+from portnn.training import History, fit
 
 
 class Problem(NamedTuple):
@@ -70,7 +69,9 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
         warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=4)
     batch_size = min(200 if asked == "auto" else asked, n)
     weight, alpha = train.weight, float(e.alpha)
-    if weight is not None:  # portnn.fit divides weights by a power of 2; alpha, which is divided by their sum, goes along
+    if (
+        weight is not None
+    ):  # portnn.fit divides weights by a power of 2; alpha, which is divided by their sum, goes along
         power = -int(numpy.frexp(weight.max())[1])
         weight, alpha = numpy.ldexp(weight, power), float(numpy.ldexp(alpha, power))
     if not problem.incremental or "_optimizer" not in vars(e):
@@ -82,7 +83,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     eyes = None if problem.incremental else watch(e, problem.x, problem.y, problem.weight, "epoch")
     epochs = Epochs(e, train, held_out, eyes)
     try:
-        updates.history = portnn.fit(
+        updates.history = fit(
             *(model, train.x, train.t),
             loss=train.loss,
             optimizer=updates.rule,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy
 from sklearn.exceptions import ConvergenceWarning
 
-import portnn
 from portnn.estimators import losses
 from portnn.estimators.descent import Problem
 from portnn.estimators.watch import functions, watch
+from portnn.hosts import scipy_objective
 from portnn.mlp import MLP
 
 
@@ -34,7 +34,7 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
     if loss is losses.SQUARED:  # what is minimized must be what the gradient belongs to
         loss = losses.SQUARED_SUM
     l2 = float(e.alpha) / total
-    f = portnn.scipy_objective(wide, problem.x, problem.t, loss, sample_weight=problem.weight, l2=l2)
+    f = scipy_objective(wide, problem.x, problem.t, loss, sample_weight=problem.weight, l2=l2)
     eyes, done = watch(e, problem.x, problem.y, problem.weight, "iteration"), 0
 
     def after(intermediate_result: Any) -> None:

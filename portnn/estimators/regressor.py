@@ -21,8 +21,8 @@ from portnn.losses import LOSSES, Loss, get_loss
 class MLPRegressor(RegressorMixin, Perceptron):
     """A multilayer perceptron for numbers, with the interface of ``sklearn.neural_network.MLPRegressor``.
 
-    It minimizes the mean of (y - t)^2 / 2, summed over outputs, plus alpha / (2 n) times the sum of the squared weights,
-    n the number of samples of the batch, or the sum of their weights.
+    It minimizes the mean of (y - t)^2 / 2, summed over outputs, plus alpha / (2 n) times the sum of the squared
+    weights, n the number of samples of the batch, or the sum of their weights.
 
     The first 23 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
     numbers, so that the weights are those of scikit-learn, to rounding.
@@ -55,14 +55,14 @@ class MLPRegressor(RegressorMixin, Perceptron):
     Examples
     --------
     >>> import numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> regressor = MLPRegressor("huber", [10], "tanh", solver="lbfgs", alpha=0, random_state=0).fit(x, np.sin(3 * x[:, 0]))
-    >>> regressor.score(x, np.sin(3 * x[:, 0])) > 0.99
+    >>> x = np.linspace(-1, 1, 50)
+    >>> regressor = MLPRegressor("huber", [10], "tanh", solver="lbfgs", random_state=0).fit(x[:, None], np.sin(3 * x))
+    >>> regressor.score(x[:, None], np.sin(3 * x)) > 0.99
     True
 
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Perceptron._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson", "mse", "mae", "huber"}), Loss, callable],
     }
@@ -70,43 +70,43 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def __init__(
         self,
-        loss="squared_error",
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        loss: Any = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        clip_norm=None,
-        validation_data=None,
-        callbacks=None,
-        backend=None,
-        device=None,
-        dtype=None,
-        compile="auto",
-        init=None,
-        dropout=0.0,
-        normalization=None,
-        residual=False,
-    ):
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: Any = 0.001,
+        power_t: Any = 0.5,
+        max_iter: Any = 200,
+        shuffle: Any = True,
+        random_state: Any = None,
+        tol: Any = 1e-4,
+        verbose: Any = False,
+        warm_start: Any = False,
+        momentum: Any = 0.9,
+        nesterovs_momentum: Any = True,
+        early_stopping: Any = False,
+        validation_fraction: Any = 0.1,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: Any = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: Any = 15000,
+        clip_norm: Any = None,
+        validation_data: Any = None,
+        callbacks: Any = None,
+        backend: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        compile: Any = "auto",
+        init: Any = None,
+        dropout: Any = 0.0,
+        normalization: Any = None,
+        residual: Any = False,
+    ) -> None:
         self._keep(locals())
 
     # -- targets ----------------------------------------------------------------------------------------------
@@ -127,12 +127,13 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _chosen_loss(self) -> tuple[Loss, str, int]:
         if isinstance(self.loss, str):
-            own = {"squared_error": losses.SQUARED, "poisson": losses.POISSON, **LOSSES}
-            own |= {"poisson": losses.POISSON}
+            own = {**LOSSES, "squared_error": losses.SQUARED, "poisson": losses.POISSON}
             return own[self.loss], "exp" if self.loss == "poisson" else "identity", self._width
         entry = get_loss(self.loss)
         if entry.kind != "values":
-            raise ValueError(f"{type(self).__name__}: the loss {entry.name!r} is one of classes, expected one of values")
+            raise ValueError(
+                f"{type(self).__name__}: the loss {entry.name!r} is one of classes, expected one of values"
+            )
         return entry, "exp" if entry.pair is LOSSES["poisson"].pair else "identity", self._width
 
     def _groups(self, targets: numpy.ndarray) -> None:
@@ -166,6 +167,11 @@ class MLPRegressor(RegressorMixin, Perceptron):
         """Return the predictions ``(n,)`` or ``(n, n_outputs)``, in the library of ``X``."""
         y = self._of_outputs(self._outputs(X, "predict"))
         return y[:, 0] if y.shape[1] == 1 else y
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R^2, the mean over outputs; on the host, since scikit-learn writes into arrays, which JAX refuses."""
+        predicted, weight = samples.to_host(self.predict(X)), samples.to_host(sample_weight)
+        return float(r2_score(samples.to_host(y), predicted, sample_weight=weight))
 
     def __sklearn_tags__(self) -> Any:
         """Several outputs are taken."""

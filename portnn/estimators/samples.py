@@ -11,9 +11,9 @@ from array_api_compat import is_array_api_obj
 from sklearn import get_config
 from sklearn.utils.validation import check_array, validate_data
 
-import portnn
 from portnn.backends import HOST, Array, Backend, get_backend
 from portnn.checks import check_sample_weight
+from portnn.evaluation import predict
 from portnn.mlp import MLP
 
 ROWS = 8192  # of a sparse matrix that are made dense at once for a prediction
@@ -82,22 +82,22 @@ def rows_of(x: Array, space: Backend, rows: numpy.ndarray) -> Array:
 def outputs(model: MLP, x: Any) -> Array:
     """Return the raw outputs in the library of ``x``; of a sparse matrix some thousand rows are dense at a time."""
     if not hasattr(x, "tocsr"):
-        return portnn.predict(model, x)
+        return predict(model, x)
     x = x.tocsr()
-    blocks = [portnn.predict(model, x[i : i + ROWS].toarray()) for i in range(0, x.shape[0], ROWS)]
+    blocks = [predict(model, x[i : i + ROWS].toarray()) for i in range(0, x.shape[0], ROWS)]
     return numpy.concatenate(blocks)
 
 
 def same_space(estimator: Any, x: Any, method: str) -> None:
-    """Raise ValueError where scikit-learn follows arrays and ``x`` is elsewhere than what the estimator was fitted on."""
+    """Raise ValueError where scikit-learn follows arrays, and ``x`` is elsewhere than the arrays of ``fit`` were."""
     if not get_config()["array_api_dispatch"]:
         return
     here, there = space_of(x), space_of(estimator.coefs_[0])
     if (here.name, here.device_name) != (there.name, there.device_name):
         raise ValueError(
-            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device as "
-            f"those passed to fit(): they are {here.library} on {here.device_name}, fit was given {there.library} on "
-            f"{there.device_name}; move them, or fit again"
+            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device "
+            f"as those passed to fit(): they are {here.library} on {here.device_name}, fit was given {there.library} "
+            f"on {there.device_name}; move them, or fit again"
         )
 
 

@@ -85,9 +85,9 @@ class Rate:
 
     Examples
     --------
-    >>> rate = Rate("adaptive", 5e-6, 0.5)
+    >>> rate = Rate("adaptive", 4e-6, 0.5)
     >>> rate.ends(), rate(0), rate.ends()
-    (False, 1e-06, True)
+    (False, 8e-07, True)
 
     """
 

@@ -47,7 +47,7 @@ def joined(estimator: Any) -> Iterator[None]:
 
 
 class Watch:
-    """Tells scikit-learn's callbacks of a fit: one task for all of it, and within it one for each epoch or iteration."""
+    """Tells scikit-learn's callbacks of a fit: one task for all of it, and within that one for each epoch."""
 
     def __init__(self, estimator: Any, x: Any, y: Any, weight: Any, name: str) -> None:
         self.e, self.name = estimator, name
