@@ -25,8 +25,8 @@ def half_squared_error(y: Array, t: Array) -> Pair:
 def reported_squared_error(y: Array, t: Array) -> Pair:
     """Return the mean over outputs of (y - t)^2 / 2, and all the same dy = y - t, the slope of the sum over outputs.
 
-    So it is in scikit-learn, whose solvers "sgd" and "adam" descend on one and stop by the other. With one output they
-    are the same.
+    So it is in scikit-learn, whose solvers descend along the slope of one and judge by the value of the other. With one
+    output they are the same.
 
     Examples
     --------
@@ -74,6 +74,5 @@ def log_loss_of_labels(y: Array, t: Array) -> Pair:
 
 
 SQUARED = Loss("squared_error", reported_squared_error)
-SQUARED_SUM = Loss("squared_error", half_squared_error)
 POISSON = Loss("poisson", half_poisson_deviance)
 LABELS = Loss("log_loss", log_loss_of_labels, "binary")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy
 from sklearn.exceptions import ConvergenceWarning
 
-from portnn.estimators import losses
 from portnn.estimators.descent import Problem
 from portnn.estimators.watch import functions, watch
 from portnn.hosts import scipy_objective
@@ -30,11 +29,8 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
         )
     wide = model.to(dtype="float64") if "float64" in model.backend.dtypes() else model
     total = float(problem.t.shape[0] if problem.weight is None else problem.weight.sum())
-    loss, n_outputs = problem.loss, model.sizes[-1]
-    if loss is losses.SQUARED:  # what is minimized must be what the gradient belongs to
-        loss = losses.SQUARED_SUM
-    l2 = float(e.alpha) / total
-    f = scipy_objective(wide, problem.x, problem.t, loss, sample_weight=problem.weight, l2=l2)
+    given = {"sample_weight": problem.weight, "l2": float(e.alpha) / total}
+    f = scipy_objective(wide, problem.x, problem.t, problem.loss, **given)
     eyes, done = watch(e, problem.x, problem.y, problem.weight, "iteration"), 0
 
     def after(intermediate_result: Any) -> None:
@@ -65,9 +61,6 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
         )
     wide.params = found.x
     e.loss_ = float(found.fun)
-    if loss is losses.SQUARED_SUM:  # reported as the mean over outputs, as by the other solvers
-        penalty = 0.5 * l2 * sum(float((wide.backend.to_numpy(w) ** 2).sum()) for w in wide.weights)
-        e.loss_ = (e.loss_ - penalty) / n_outputs + penalty
     if eyes is not None:
         eyes.close(wide)
     return wide.to(dtype=model.dtype)
