@@ -178,6 +178,11 @@ def fit(
         n = data.t.shape[0]
         if asked is not None and asked > n:
             warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=2)
+        if per_batch:
+            l1, l2 = (
+                _times(checks.check_penalty(who, *named, model.members), data.unit)
+                for named in (("l1", l1), ("l2", l2))
+            )
         step = make_step(
             *(model, entry, optimizer),
             clip_value=clip_value,
@@ -201,6 +206,11 @@ def fit(
             callbacks,
             progress,
         )
+
+
+def _times(penalty: float | tuple[float, ...], unit: float) -> float | tuple[float, ...]:
+    """Return a penalty, or that of each member, in the unit of the weights whose sum it is divided by."""
+    return tuple(each * unit for each in penalty) if isinstance(penalty, tuple) else penalty * unit
 
 
 def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:

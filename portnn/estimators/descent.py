@@ -38,6 +38,7 @@ class Updates:
 
     def __init__(self, estimator: Any) -> None:
         e = estimator
+        self.solver = e.solver
         self.rate = Rate(e.learning_rate if e.solver == "sgd" else "constant", e.learning_rate_init, e.power_t)
         if e.solver == "sgd":
             self.rule: Any = SGD(self.rate, momentum=float(e.momentum), nesterov=bool(e.nesterovs_momentum))
@@ -68,13 +69,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     if asked != "auto" and asked > n:
         warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=4)
     batch_size = min(200 if asked == "auto" else asked, n)
-    weight, alpha = train.weight, float(e.alpha)
-    if (
-        weight is not None
-    ):  # portnn.fit divides weights by a power of 2; alpha, which is divided by their sum, goes along
-        power = -int(numpy.frexp(weight.max())[1])
-        weight, alpha = numpy.ldexp(weight, power), float(numpy.ldexp(alpha, power))
-    if not problem.incremental or "_optimizer" not in vars(e):
+    if not problem.incremental or "_optimizer" not in vars(e) or e._optimizer.solver != e.solver:
         e._optimizer = Updates(e)
     updates, resume = e._optimizer, History()
     resume.reached = updates.history.reached
@@ -89,8 +84,8 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
             optimizer=updates.rule,
             epochs=1 if problem.incremental else e.max_iter,
             batch_size=batch_size,
-            sample_weight=weight,
-            l2=alpha,
+            sample_weight=train.weight,
+            l2=float(e.alpha),
             clip_norm=e.clip_norm,
             per_batch=True,
             shuffle=_orders(e._random_state, n) if e.shuffle else False,

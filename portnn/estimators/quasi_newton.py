@@ -29,8 +29,8 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
         )
     wide = model.to(dtype="float64") if "float64" in model.backend.dtypes() else model
     total = float(problem.t.shape[0] if problem.weight is None else problem.weight.sum())
-    given = {"sample_weight": problem.weight, "l2": float(e.alpha) / total}
-    f = scipy_objective(wide, problem.x, problem.t, problem.loss, **given)
+    l2 = float(e.alpha) / total
+    f = scipy_objective(wide, problem.x, problem.t, problem.loss, sample_weight=problem.weight, l2=l2)
     eyes, done = watch(e, problem.x, problem.y, problem.weight, "iteration"), 0
 
     def after(intermediate_result: Any) -> None:
