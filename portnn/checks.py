@@ -327,6 +327,17 @@ def _scaled(weights: numpy.ndarray | None) -> numpy.ndarray | None:
     return numpy.ldexp(weights, -int(numpy.frexp(weights.max())[1]))
 
 
+def unit_of(
+    weight: numpy.ndarray, given: numpy.ndarray | None, classes: numpy.ndarray | None, t: numpy.ndarray
+) -> float:
+    """Return what weights were multiplied by, looking at the largest: sample weights times those of their classes."""
+    at = slice(int(weight.argmax()), None)
+    one = 1.0 if given is None else given[at][0]
+    return float(
+        weight[at][0] / (one if classes is None else one * (_memberships(t[at][:1], len(classes)) @ classes)[0])
+    )
+
+
 def check_count(who: str, name: str, value: object, least: int = 1) -> int:
     """Return ``value`` as a Python int of at least ``least``; ValueError otherwise (True and 2.5 are no counts)."""
     ok = isinstance(value, numbers.Integral) and not isinstance(value, bool | numpy.bool_)

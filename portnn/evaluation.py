@@ -185,6 +185,7 @@ class Data(NamedTuple):
     """Samples that have been checked: x where it was, the rest on the host.
 
     ``weight`` is one number per sample or None, ``share`` one per output or None, ``classes`` one per class or None.
+    ``unit`` is what the weights were multiplied by on their way, a power of 2.
     """
 
     x: Array
@@ -192,6 +193,7 @@ class Data(NamedTuple):
     weight: numpy.ndarray | None
     share: numpy.ndarray | None
     classes: numpy.ndarray | None
+    unit: float = 1.0
 
     def feed(self, model: MLP, *, one_pass: bool = False) -> Feed:
         """Return the batches of these samples."""
@@ -217,9 +219,11 @@ def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, clas
     host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
     weight = checks.check_sample_weight(sample_weight, n, who)
     classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
-    weight, share = checks.fold_class_weights(classes, host, loss, weight, who)
+    given = weight
+    weight, share = checks.fold_class_weights(classes, host, loss, given, who)
+    unit = 1.0 if weight is None else checks.unit_of(weight, given, None if share is not None else classes, host)
     checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
-    return Data(x, host, weight, share, classes)
+    return Data(x, host, weight, share, classes, unit)
 
 
 def _taken_in(model: MLP, x: Array, who: str) -> tuple[Array, Callable[[Array], Array]]:

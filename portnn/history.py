@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from portnn import plots
+from portnn.backends import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Reached(NamedTuple):
+    """Where a training stands: finished epochs, updates made, and the optimizer's arrays."""
+
+    epochs: int
+    updates: int
+    arrays: dict[str, Array]
 
 
 class History(dict[str, list[Any]]):
@@ -25,6 +34,7 @@ class History(dict[str, list[Any]]):
     """
 
     interrupted: bool = False  #: Ctrl-C ended the training early
+    reached: Reached | None = None  #: where ``fit(..., resume=history)`` goes on
     epochs: int = 0  #: as many were asked for
     names: tuple[str, ...] = ()  #: what ``fit`` writes down after each epoch; a callback may add lists of its own
 

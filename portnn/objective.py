@@ -24,18 +24,19 @@ def make_losses(
     pair: Callable[..., Any],
     like: Array,
     extra: Callable[[Array], tuple[Array, Array]] | None,
+    per_batch: bool = False,
 ) -> Losses:
     """Return the function (params, x, t, weight) -> (losses, penalty, grad, outputs).
 
     ``losses`` is one number per sample, ``(..., batch)``, or one for all of them, ``(...)``, where a loss of the user's
     takes the mean itself; ``grad`` is the gradient of their weighted mean plus the penalty. ``pair`` is the loss,
     ``like`` an array with the dtype and device of the parameters, ``extra`` gives the penalty on the parameters and its
-    gradient. Constants are made here, once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)``
-    or None. Nothing is checked.
+    gradient, which ``per_batch`` divides by the number of samples or the sum of their weights. Constants are made here,
+    once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or None. Nothing is checked.
     """
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))
-    share_of = shares(like)
+    share_of, tiny = shares(like), float(xp.finfo(like.dtype).smallest_normal)
     scalings = placed(layers, like)
 
     def losses(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array | None, Array, Array]:
@@ -48,6 +49,12 @@ def make_losses(
         if extra is None:
             return values, None, grad, y
         more, slope = extra(params)
+        if per_batch:
+            part = 1.0 / y.shape[-2]
+            if weight is not None:  # one whose weights are all 0 has shares of 0, and so no penalty, either
+                total = namespace(weight).sum
+                part = total(share_of(weight, y.shape[-2])) / (total(weight) + tiny)
+            more, slope = more * part, slope * part
         return values, more, grad + slope, y
 
     return losses
@@ -86,7 +93,9 @@ def shares(like: Array) -> Callable[[Array | None, int], Array]:
     return lambda weight, n: one / n if weight is None else weight / (namespace(weight).sum(weight) + tiny)
 
 
-def losses_of(model: Any, loss: Any, output_share: Array | None, l1: Any, l2: Any, who: str) -> Losses:
+def losses_of(
+    model: Any, loss: Any, output_share: Array | None, l1: Any, l2: Any, who: str, per_batch: bool = False
+) -> Losses:
     """Return :func:`make_losses` for a model, with its penalty; what is returned keeps no model alive."""
     l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
     pair, extra = get_loss(loss).pair, None
@@ -95,7 +104,7 @@ def losses_of(model: Any, loss: Any, output_share: Array | None, l1: Any, l2: An
     if l1 or l2:
         l1, l2 = model.backend.scalars((column(l1), column(l2)), model.params.dtype)
         extra = functools.partial(penalty, decayed=model.decayed(), l1=l1, l2=l2)
-    return make_losses(model.layers, pair, model.params, extra)
+    return make_losses(model.layers, pair, model.params, extra, per_batch)
 
 
 def make_objective(losses: Losses, like: Array) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -61,4 +62,8 @@ def name_of(function: Any) -> Hashable | None:
         plain = name_of(function.func)
         simple = all(isinstance(v, int | float | str) for v in (*function.args, *function.keywords.values()))
         return (plain, function.args, tuple(sorted(function.keywords.items()))) if plain and simple else None
-    return function if any(function is own for own in _OWN) else None
+    if any(function is own for own in _OWN):
+        return function
+    module, name = (getattr(function, of, "") for of in ("__module__", "__qualname__"))
+    at_the_top = module.partition(".")[0] == "portnn" and getattr(sys.modules.get(module), name, None) is function
+    return function if at_the_top else None

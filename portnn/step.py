@@ -20,7 +20,7 @@ from portnn.evaluation import counter
 from portnn.losses import Loss
 from portnn.members import check_members
 from portnn.mlp import MLP
-from portnn.objective import losses_of
+from portnn.objective import losses_of, shares
 from portnn.optimizers import Optimizer
 from portnn.pure import Pure, name_of, network_key
 
@@ -86,12 +86,14 @@ def make_step(
     l1: float | Sequence[float] = 0.0,
     l2: float | Sequence[float] = 0.0,
     output_share: numpy.ndarray | None = None,
+    per_batch: bool = False,
     who: str = "fit",
 ) -> Pure:
     """Return the pure training step (state, batch, h) -> (state, metrics).
 
     ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
-    Metrics are one number per sample, ``(..., batch)``.
+    Metrics are one number per sample, ``(..., batch)``. With ``per_batch`` those of a batch add up to its loss times
+    its number of samples, whatever their weights; see :func:`portnn.fit`.
     """
     backend, like = model.backend, model.params
     for name in getattr(optimizer, "per_member", ()):
@@ -99,7 +101,7 @@ def make_step(
     l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
     decayed, count = model.decayed(), counter(loss)
     share = None if output_share is None else backend.asarray(output_share, like.dtype)
-    losses = losses_of(model, loss, share, l1, l2, who)
+    losses, share_of = losses_of(model, loss, share, l1, l2, who, per_batch), shares(like)
     pair = loss.pair if share is None else functools.partial(loss.pair, output_share=share)
     by_value, by_norm = (_limit(model, limit) for limit in (clip_value, clip_norm))
 
@@ -129,10 +131,12 @@ def make_step(
 
     def per_sample(loss_of: Array, y: Array, batch: Batch) -> Metrics:
         weight = batch.get("weight")
+        if per_batch and weight is not None:
+            loss_of, weight = loss_of * (share_of(weight, y.shape[-2]) * y.shape[-2]), None
         weighted = {"loss": loss_of} if weight is None else {"loss": loss_of * weight, "weight": weight}
         return {**weighted, **count(y, batch["t"])}
 
-    numbers = (clip_value, clip_norm, l1, l2, None if output_share is None else output_share.tobytes())
+    numbers = (clip_value, clip_norm, l1, l2, per_batch, None if output_share is None else output_share.tobytes())
     network, name, update = network_key(model), name_of(loss.pair), _update(optimizer)
     known = network and name and update and (network, name, loss.kind, update, numbers)
     shapes = [((a.fan_in, a.fan_out), *(((a.fan_out,),) if a.bias is not None else ())) for a in model.layers]
@@ -148,5 +152,5 @@ def _limit(model: MLP, limit: float | None) -> Array | None:
 
 def _update(optimizer: Any) -> Hashable:
     """Return what identifies the update of an optimizer of ours: everything but its rate, which is in the rows."""
-    ours = isinstance(optimizer, Optimizer) and type(optimizer).__module__ == Optimizer.__module__
+    ours = isinstance(optimizer, Optimizer) and type(optimizer).__module__.partition(".")[0] == "portnn"
     return replace(optimizer, learning_rate=1.0) if ours else None

@@ -18,12 +18,14 @@ from portnn.diagnosis import first_non_finite
 from portnn.errors import NonFiniteError, shown
 from portnn.evaluation import checked, judged, make_judge, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
-from portnn.history import History
+from portnn.history import History, Reached
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, Optimizer, get_optimizer
 from portnn.progress import Bar
 from portnn.step import Chunks, copied, make_step
+
+Order = Callable[[int], Any]
 
 
 def fit(
@@ -43,8 +45,10 @@ def fit(
     l2: float | Sequence[float] = 0.0,
     clip_value: float | None = None,
     clip_norm: float | None = None,
-    shuffle: bool = True,
+    per_batch: bool = False,
+    shuffle: bool | Order = True,
     seed: int = 0,
+    resume: History | None = None,
     compile: bool | str = "auto",
     callbacks: Callback | Sequence[Callback] = (),
     progress: bool = True,
@@ -78,9 +82,17 @@ def fit(
     clip_value, clip_norm
         Hold each entry of the gradient in [-clip_value, clip_value]; scale the whole gradient down to the Euclidean
         norm clip_norm. With both, by value first.
+    per_batch
+        True counts as scikit-learn does: l1 and l2 are divided by the number of samples of the batch, or by the sum of
+        their weights, and the loss of an epoch is the mean of its batches' losses, each counted by its number of
+        samples, whatever their weights.
     shuffle, seed
         The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
-        of the data.
+        of the data. A function of yours gives the order itself: ``shuffle(epoch)``, epochs counted from 0, returns the
+        numbers of the rows, each once.
+    resume
+        The history of an earlier fit of this model with this optimizer: its epochs, updates and the optimizer's arrays
+        are counted on, and the history that is returned begins with it.
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -129,6 +141,8 @@ def fit(
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
+        if resume is not None and not isinstance(resume, History):
+            raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}")
         model.check_finite(who)
         data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
         if validation_split is not None:
@@ -143,6 +157,11 @@ def fit(
         n = data.t.shape[0]
         if asked is not None and asked > n:
             warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=2)
+        if per_batch:
+            l1, l2 = (
+                _times(checks.check_penalty(who, *named, model.members), data.unit)
+                for named in (("l1", l1), ("l2", l2))
+            )
         step = make_step(
             *(model, entry, optimizer),
             clip_value=clip_value,
@@ -150,9 +169,11 @@ def fit(
             l1=l1,
             l2=l2,
             output_share=data.share,
+            per_batch=per_batch,
         )
-        history = History()
+        history = History({name: list(entries) for name, entries in (resume or {}).items()})
         history.epochs, history.names = epochs, _names(entry.kind, optimizer, held is not None)
+        history.reached = None if resume is None else resume.reached
         with during(callbacks, model, history):
             return _run(
                 history,
@@ -164,11 +185,30 @@ def fit(
                 None if held is None else held.feed(model),
                 epochs,
                 min(asked or 128, n),
-                shuffle,
-                seed,
+                _orders(shuffle, seed, n, who),
                 callbacks,
                 progress,
             )
+
+
+def _times(penalty: float | tuple[float, ...], unit: float) -> float | tuple[float, ...]:
+    """Return a penalty, or that of each member, in the unit of the weights whose sum it is divided by."""
+    return tuple(each * unit for each in penalty) if isinstance(penalty, tuple) else penalty * unit
+
+
+def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:
+    """Return the function from an epoch to the order of its samples; None keeps that of the data."""
+    if not callable(shuffle):
+        return (lambda epoch: random.order(seed, epoch, n)) if shuffle else lambda epoch: None
+
+    def order(epoch: int) -> numpy.ndarray:
+        rows = numpy.asarray(shuffle(epoch))
+        whole = rows.shape == (n,) and rows.dtype.kind in "iu"
+        if not whole or (numpy.sort(rows) != numpy.arange(n)).any():
+            raise ValueError(f"{who}: shuffle({epoch}) must return the numbers 0 to {n - 1}, each once, in some order")
+        return rows
+
+    return order
 
 
 def _run(
@@ -181,20 +221,20 @@ def _run(
     held_out: Feed | None,
     epochs: int,
     batch_size: int,
-    shuffle: bool,
-    seed: int,
+    order_of: Order,
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> History:
-    backend, count = model.backend, 0
-    state = copied(backend, {"params": model.params, **optimizer.init(model.params)})
-    before = state
+    backend = model.backend
+    first, count, arrays = _reached(history.reached, model, optimizer)
+    state = copied(backend, {"params": model.params, **arrays})
+    before, finished = state, first
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
     try:
-        upcoming = random.order(seed, 0, feed.n) if shuffle else None
-        for epoch in range(epochs):
+        upcoming = order_of(first)
+        for epoch in range(first, first + epochs):
             began, sums, order = time.perf_counter(), None, upcoming
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
@@ -204,8 +244,8 @@ def _run(
                 before = copied(backend, state)
                 try:
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
-                    if here.stop == feed.n and order is not None and epoch + 1 < epochs:
-                        upcoming = random.order(seed, epoch + 1, feed.n)  # while the device is at work
+                    if here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
+                        upcoming = order_of(epoch + 1)  # while the device is at work
                     total, finite = read_back(backend, metrics, state["params"])
                 except Exception as error:
                     if backend.ran_out_of_memory(error):
@@ -234,6 +274,7 @@ def _run(
             for name, value in entry.items():
                 history.setdefault(name, []).append(value)
             _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
+            finished = epoch + 1
             bar.ended(entry)
             ended = [callback(model, history) for callback in callbacks]
             state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
@@ -242,7 +283,8 @@ def _run(
     except KeyboardInterrupt:
         history.interrupted = True
     finally:
-        model.params = before["params"]
+        model.params = before.pop("params")
+        history.reached = Reached(finished, count, copied(backend, before))  # memory that no later fit writes to
         bar.close()
     return history
 
@@ -252,6 +294,19 @@ def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:
     seen = ["loss"] + ["accuracy"] * (kind in ("classes", "binary"))
     seen += [f"val_{name}" for name in seen] * validated + ["learning_rate"] * hasattr(optimizer, "rate")
     return (*seen, "epoch_seconds")
+
+
+def _reached(reached: Reached | None, model: MLP, optimizer: Any) -> Reached:
+    """Return where to begin, the optimizer's arrays on the model's device."""
+    start = optimizer.init(model.params)
+    if reached is None:
+        return Reached(0, 0, start)
+    epochs, updates, arrays = reached
+    shapes = [{name: tuple(a.shape) for name, a in of.items()} for of in (arrays, start)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {shapes[1]}")
+    dtype = model.params.dtype
+    return Reached(epochs, updates, {name: model.backend.asarray(a, dtype) for name, a in arrays.items()})
 
 
 def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:

@@ -58,6 +58,7 @@ ROOMS = (
         "testing",
         "exchange",
         "onnx",
+        "estimators",
         "tabular",
         "console",
     ),  # outer rooms
@@ -284,7 +285,7 @@ RULES = {
     ),
     "importing portnn imports numpy and array_api_compat only": Rule(
         imports_more_than_promised,
-        outside(),
+        outside("estimators"),
         ("import tqdm", "try:\n    import pooch\nexcept ImportError: pass", "class A:\n    import scipy"),
         ("import numpy", "def f():\n    import tqdm", "if TYPE_CHECKING:\n    from matplotlib import figure"),
     ),

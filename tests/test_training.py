@@ -603,3 +603,94 @@ def test_training_without_tqdm(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert len(fit(MLP([4, 3]), progress=True)["loss"]) == 2
+
+
+# -- going on, orders of the user's, scikit-learn's way of counting ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(schedules.exponential(0.1, 5, 0.8), momentum=0.9), Adam(0.01)], ids=["sgd", "adam"]
+)
+def test_two_fits_with_resume_are_one(library, optimizer):
+    whole, parts = network(library), network(library)
+    expected = fit(whole, optimizer=optimizer, epochs=3)
+    first = fit(parts, optimizer=optimizer, epochs=2)
+    both = fit(parts, optimizer=optimizer, epochs=1, resume=first)
+    assert_same(library.to_numpy(parts.params), library.to_numpy(whole.params))
+    assert without_times(both) == without_times(expected)
+    assert (len(first["loss"]), both.reached[:2]) == (2, (3, 6))
+    anew = network(library)
+    anew.params = whole.params
+    fit(anew, optimizer=optimizer, epochs=1, resume=both)
+    fit(whole, optimizer=optimizer, epochs=1, resume=both)  # into whose arrays the fit before has not written
+    assert_same(library.to_numpy(anew.params), library.to_numpy(whole.params))
+
+
+def test_what_cannot_be_resumed():
+    model = MLP([4, 6, 3])
+    history = fit(model, optimizer=Adam())
+    before = model.params.copy()
+    with pytest.raises(ValueError, match="of another optimizer or model"):
+        fit(model, optimizer=SGD(0.1), resume=history)
+    with pytest.raises(ValueError, match="of another optimizer or model"):
+        fit(MLP([4, 3]), optimizer=Adam(), resume=history)
+    with pytest.raises(TypeError, match="resume must be the History of an earlier fit, got dict"):
+        fit(model, resume={})
+    assert_same(model.params, before)
+
+
+def test_an_order_of_the_user_is_followed(library):
+    orders = [np.arange(N)[::-1], np.arange(N)]
+    a, b = network(library), network(library)
+    fit(a, shuffle=lambda epoch: orders[epoch])
+    fit(b, X[::-1].copy(), LABELS[::-1].copy(), epochs=1, shuffle=False)
+    fit(b, epochs=1, shuffle=False)
+    assert_same(library.to_numpy(a.params), library.to_numpy(b.params))
+
+
+@pytest.mark.parametrize("order", [np.zeros(N, int), np.arange(N - 1), np.arange(N) - 1, np.arange(N) + 1.0], ids=str)
+def test_an_order_that_is_none_is_refused(order):
+    with pytest.raises(ValueError, match=r"shuffle\(0\) must return the numbers 0 to 39, each once"):
+        fit(MLP([4, 3]), shuffle=lambda epoch: order)
+
+
+def test_per_batch_by_hand(library):
+    """One linear layer, batches of 30 and 10: each loss is its weighted mean plus l2 |w|^2 / (2 sum of weights)."""
+    for weight in (None, 100.0 * WEIGHTS):
+        model = MLP([4, 1], init="normal", **{**library.where, "dtype": "float64"})
+        w = library.to_numpy(model.params).copy()
+        t = X[:, 0].astype("float64") + 1.0
+        total, rate, l2 = 0.0, 0.01, 3.0
+        for rows in (slice(0, 30), slice(30, 40)):
+            x, v = X[rows].astype("float64"), np.ones(N)[rows] if weight is None else weight[rows]
+            off = x @ w[:4] + w[4] - t[rows]
+            total += v.size * ((v * off**2).sum() + 0.5 * l2 * (w[:4] @ w[:4])) / v.sum()
+            w = w - rate * np.r_[2.0 * (v * off) @ x + l2 * w[:4], 2.0 * (v * off).sum()] / v.sum()
+        options = {"loss": "mse", "optimizer": SGD(rate), "epochs": 1, "batch_size": 30, "shuffle": False}
+        history = fit(model, t=t, l2=l2, per_batch=True, sample_weight=weight, **options)
+        assert_within(library.to_numpy(model.params), w, first_gradient(w, np.float64))
+        assert_within(history["loss"][0], total / N, first_gradient(total, np.float64))
+
+
+def test_per_batch_counts_class_weights_too(library):
+    a, b = network(library), network(library)
+    classes = np.asarray([1.0, 3.0, 10.0])
+    both = fit(a, l2=0.5, per_batch=True, sample_weight=WEIGHTS, class_weight=classes)
+    weighted = fit(b, l2=0.5, per_batch=True, sample_weight=WEIGHTS * classes[LABELS])
+    bound = first_gradient(library.to_numpy(b.params), np.float32)
+    assert_within(library.to_numpy(a.params), library.to_numpy(b.params), bound)
+    assert_within(both["loss"], weighted["loss"], first_gradient(weighted["loss"], np.float32))
+
+
+def test_a_batch_without_weight_has_no_penalty(library):
+    model = MLP([4, 1], **library.where)
+    before = library.to_numpy(model.params).copy()
+    weight = np.where(np.arange(N) < 20, 0.0, 1.0)
+    seen = []
+    fit(
+        *(model, X, X[:, :1]),
+        **{"loss": "mse", "l2": 1.0, "per_batch": True, "sample_weight": weight, "shuffle": False, "epochs": 1},
+        callbacks=lambda model, history: seen.append(history["loss"][0]),
+    )
+    assert np.isfinite(seen).all()
+    assert not np.array_equal(library.to_numpy(model.params), before)

@@ -1,0 +1,342 @@
+"""What both estimators share: parameters and their limits, the network behind ``coefs_``, pickling."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from portnn.activations import get_activation
+from portnn.backends import Array, Backend, get_backend
+from portnn.errors import shown
+from portnn.estimators import samples
+from portnn.estimators.descent import Problem, descend
+from portnn.estimators.quasi_newton import minimize
+from portnn.estimators.watch import joined, listed
+from portnn.losses import Loss
+from portnn.mlp import MLP
+
+_POSITIVE = Interval(Integral, 1, None, closed="left")
+_OF_CALLBACKS = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+_FRACTION = Interval(Real, 0, 1, closed="left")
+
+
+class Perceptron(CallbackSupportMixin, BaseEstimator):
+    """Base of :class:`MLPClassifier` and :class:`MLPRegressor`."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", _POSITIVE],
+        "activation": [str, callable, list, tuple],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), _POSITIVE],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [_POSITIVE],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [_FRACTION],
+        "beta_1": [_FRACTION],
+        "beta_2": [_FRACTION],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [_POSITIVE, Options(Real, {numpy.inf})],
+        "max_fun": [_POSITIVE],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "validation_data": [tuple, list, None],
+        "callbacks": "no_validation",
+        "backend": "no_validation",
+        "device": "no_validation",
+        "dtype": [StrOptions({"float32", "float64"}), None],
+        "compile": ["boolean", StrOptions({"auto"})],
+        "init": [str, callable, list, tuple, None],
+        "dropout": "no_validation",
+        "normalization": "no_validation",
+        "residual": "no_validation",
+    }
+
+    # Fitted: coefs_ and intercepts_ are what counts; the network behind them is made anew where they were replaced.
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+
+    def _keep(self, given: dict[str, Any]) -> None:
+        """Store the arguments of __init__ under their names, untouched, as scikit-learn asks."""
+        names = inspect.signature(type(self).__init__).parameters
+        self.__dict__.update({name: given[name] for name in names if name in given and name != "self"})
+
+    # -- what the subclasses say ------------------------------------------------------------------------------
+
+    def _targets(self, y: numpy.ndarray, first: bool, incremental: bool) -> numpy.ndarray:
+        """Return targets as portnn.fit takes them, and take note of the classes."""
+        raise NotImplementedError
+
+    def _encoded(self, y: numpy.ndarray) -> numpy.ndarray:
+        """Return targets as portnn.fit takes them, the classes being known."""
+        raise NotImplementedError
+
+    def _scored(self, y: Array, targets: numpy.ndarray, weight: numpy.ndarray | None) -> float:
+        """Return the score of raw outputs: accuracy, or R^2."""
+        raise NotImplementedError
+
+    def _chosen_loss(self) -> tuple[Loss, str, int]:
+        """Return the loss, the name of the output activation and the number of outputs, once targets are known."""
+        raise NotImplementedError
+
+    # -- fit --------------------------------------------------------------------------------------------------
+
+    def _fit(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
+        before = {name: list(a) if isinstance(a, list) else a for name, a in self.__dict__.items()}
+        try:
+            with joined(self):
+                self._solve(x, y, sample_weight, incremental)
+        except BaseException:  # nothing has changed, then, but what scikit-learn's callbacks are torn down by
+            kept = {name: a for name, a in self.__dict__.items() if name in _OF_CALLBACKS}
+            self.__dict__.clear()
+            self.__dict__.update(before, **kept)
+            raise
+        return self
+
+    def _solve(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> None:
+        who = type(self).__name__
+        hidden = self._hidden()
+        self._refuse(incremental)
+        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        x, y, space = samples.checked(self, x, y, reset=first, numeric=self._numeric)
+        weight = samples.weights(sample_weight, x.shape[0], who)
+        targets = self._targets(y, first, incremental)
+        weight = self._weighted(weight, y, incremental)
+        held_out = self._held_out(incremental)
+        loss, ending, n_outputs = self._chosen_loss()
+        sizes = [x.shape[1], *hidden, n_outputs]
+        self._random_state = check_random_state(self.random_state)
+        dtype = self.dtype or ("float32" if "float32" in str(x.dtype) else "float64")
+        if first:
+            self._start(sizes, ending, dtype, space)
+        model = self._network(sizes, dtype, space)
+        self.out_activation_, self.n_outputs_, self.n_layers_ = ending, n_outputs, len(sizes)
+        self._samples_space = space
+        problem = Problem(samples.dense(x), targets, weight, loss, y, held_out, space, incremental)
+        model = minimize(self, model, problem) if self.solver == "lbfgs" else descend(self, model, problem)
+        self._hand_out(model, space)
+
+    _numeric: ClassVar[bool] = False
+
+    def _weighted(self, weight: Any, y: numpy.ndarray, incremental: bool) -> numpy.ndarray | None:
+        return weight
+
+    def _held_out(self, incremental: bool) -> tuple[Any, numpy.ndarray, None] | None:
+        """Return the samples and targets of ``validation_data``."""
+        if self.validation_data is None or incremental:
+            return None
+        who = type(self).__name__
+        if len(self.validation_data) != 2:
+            raise ValueError(f"{who}: validation_data must be a pair (X, y), got {len(self.validation_data)} entries")
+        x, y, _ = samples.checked(self, *self.validation_data, reset=False, numeric=self._numeric)
+        return samples.dense(x), self._encoded(y), None
+
+    def _hidden(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        listed = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+        if any(not isinstance(n, Integral) or isinstance(n, bool) or n <= 0 for n in listed):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {shown(listed)}; expected positive integers")
+        return [int(n) for n in listed]
+
+    def _refuse(self, incremental: bool) -> None:
+        """Say which parameters do not go together."""
+        listed(self.callbacks)
+        who, wanted = type(self).__name__, "use solver='adam' or 'sgd'"
+        if incremental and self.early_stopping:
+            message = "partial_fit does not support early_stopping=True: it makes one pass over the data"
+            raise ValueError(message)
+        if self.solver == "lbfgs":
+            for name in ("clip_norm", "validation_data", "normalization"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{who}: solver='lbfgs' takes no {name}; {wanted}")
+            if any(numpy.ravel(self.dropout)):
+                raise ValueError(f"{who}: solver='lbfgs' wants one function to minimize, dropout is many; {wanted}")
+
+    # -- the network ------------------------------------------------------------------------------------------
+
+    def _activations(self) -> list[Any]:
+        """Return one activation per hidden layer; "logistic" is what portnn calls sigmoid."""
+        given, n = self.activation, len(self._hidden())
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        if several and len(given) != n:
+            raise ValueError(f"{type(self).__name__}: {len(given)} activations for {n} hidden layers")
+        names = ["sigmoid" if a == "logistic" else a for a in (given if several else [given] * max(n, 1))]
+        for name in names:
+            get_activation(name)
+        return names[:n]
+
+    def _start(self, sizes: list[int], ending: str, dtype: str, space: Backend) -> None:
+        """Forget an earlier fit, and draw the weights that this one begins with.
+
+        Uniform in [-b, b] with b = sqrt(6 / (fan_in + fan_out)), or sqrt(2 / ...) before sigmoids, biases too: the
+        draws are scikit-learn's. Source: Glorot, Bengio, AISTATS 2010, equation 16.
+        """
+        names = self._activations()
+        for name in ("_model", "_handed", "_optimizer", "_best"):
+            self.__dict__.pop(name, None)
+        self.n_iter_ = self.t_ = 0
+        if self.init is None:
+            draw, self.coefs_, self.intercepts_ = self._random_state.uniform, [], []
+            for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+                behind = names[min(i, len(names) - 1)] if names else "identity"
+                bound = numpy.sqrt((2.0 if behind == "sigmoid" else 6.0) / (fan_in + fan_out))
+                self.coefs_.append(draw(-bound, bound, (fan_in, fan_out)))
+                self.intercepts_.append(draw(-bound, bound, fan_out))
+        else:
+            self._hand_out(self._made(sizes, dtype, space), space)
+        if self.solver != "lbfgs":
+            scored = self.early_stopping or self.validation_data is not None
+            self.loss_curve_, self._no_improvement_count = [], 0
+            self.best_loss_ = None if self.early_stopping else numpy.inf
+            self.validation_scores_ = [] if scored else None
+            self.best_validation_score_ = -numpy.inf if scored else None
+
+    def _settings(self, sizes: list[int], dtype: str, space: Backend) -> dict[str, Any]:
+        """Return the arguments of the network."""
+        given = {name: getattr(self, name) for name in ("dropout", "normalization", "residual")}
+        extra = {name: value for name, value in given.items() if not _is_default(value)}
+        backend = space if self.backend is None and self.device is None else self.backend or space.name
+        return {
+            **{"sizes": sizes, "activation": self._activations(), "dtype": dtype},
+            **{"backend": backend, "device": self.device, **extra},
+        }
+
+    def _made(self, sizes: list[int], dtype: str, space: Backend) -> MLP:
+        if self.init is None:
+            return MLP(**self._settings(sizes, dtype, space), init="zeros")
+        seed = int(self._random_state.randint(2**31))
+        return MLP(**self._settings(sizes, dtype, space), init=self.init, seed=seed)
+
+    def _network(self, sizes: list[int], dtype: str, space: Backend) -> MLP:
+        """Return the network to train: that of before if it is still the one asked for, with ``coefs_`` in it."""
+        theirs = [tuple(w.shape) for w in self.coefs_]
+        if theirs != list(itertools.pairwise(sizes)):
+            name, cure = type(self).__name__, "set warm_start=False and call fit to begin anew"
+            raise ValueError(f"{name}: coefs_ has shapes {theirs}, the layers now are {sizes}; {cure}")
+        settings = self._settings(sizes, dtype, space)
+        place = get_backend(settings["backend"], settings["device"])
+        asked = {**settings, "backend": place.name, "device": place.device_name}
+        model = self.__dict__.get("_model")
+        if model is None or self.__dict__.get("_made_with") != asked:
+            before, model = model, MLP(**settings, init="zeros")
+            if before is not None and before.n_params == model.n_params:
+                model.params = before.backend.to_numpy(before.params)
+        self._made_with = asked
+        return self._synced(model).to()  # a fit that fails leaves the network as it was
+
+    def _synced(self, model: MLP) -> MLP:
+        """Write ``coefs_`` and ``intercepts_`` into the network, unless they are the very arrays that it gave."""
+        now = [*self.coefs_, *self.intercepts_]
+        handed = self.__dict__.get("_handed", ())
+        if model is self.__dict__.get("_model") and len(now) == len(handed) and all(map(_same, now, handed)):
+            return model
+        model, params = model.to(), numpy.array(model.backend.to_numpy(model.params))
+        for layer, weight, bias in zip(model.layers, self.coefs_, self.intercepts_, strict=True):
+            params[layer.weight] = samples.to_numpy(weight).reshape(-1)
+            if layer.bias is not None:
+                params[layer.bias] = samples.to_numpy(bias).reshape(-1)
+        model.params = params
+        return model
+
+    def _hand_out(self, model: MLP, space: Backend) -> None:
+        """Keep the network, and show its weights."""
+        self.__dict__.update(self._shown(model, space))
+
+    def _shown(self, model: MLP, space: Backend) -> dict[str, Any]:
+        """Return the attributes of a network: its weights as arrays of the samples' library, views where they can be.
+
+        Copies in another library cannot reach the network when they are written into; NumPy's are read-only then.
+        """
+        ours = space.name == model.backend.name and space.device_name == model.backend.device_name
+
+        def out(a: Array) -> Array:
+            if ours:
+                return a
+            copy = space.asarray(numpy.array(model.backend.to_numpy(a)))
+            if isinstance(copy, numpy.ndarray):
+                copy.flags.writeable = False
+            return copy
+
+        coefs, intercepts = [out(w) for w in model.weights], [out(b) for b in model.biases]
+        shown = {"coefs_": coefs, "intercepts_": intercepts, "_handed": (*coefs, *intercepts)}
+        return {**shown, "_model": model, "_samples_space": space}
+
+    @property
+    def model_(self) -> MLP:
+        """The network of portnn behind ``coefs_``: to save, to move, or to embed."""
+        check_is_fitted(self)
+        model = self.__dict__.get("_model")
+        if model is None:
+            sizes = [self.coefs_[0].shape[0], *(w.shape[1] for w in self.coefs_)]
+            dtype = "float32" if "float32" in str(self.coefs_[0].dtype) else "float64"
+            model = MLP(**self._settings(sizes, dtype, samples.space_of(self.coefs_[0])), init="zeros")
+        return self._synced(model)
+
+    def _outputs(self, x: Any, method: str) -> Array:
+        """Return the raw outputs for samples of the user's."""
+        check_is_fitted(self)
+        samples.same_space(self, x, method)
+        x, _, _ = samples.checked(self, x, reset=False)
+        return samples.outputs(self.model_, x)
+
+    # -- scikit-learn's hooks ---------------------------------------------------------------------------------
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there are weights."""
+        return hasattr(self, "coefs_")
+
+    def __sklearn_tags__(self) -> Any:
+        """Sparse matrices and arrays of any library are taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags
+
+    def __getstate__(self) -> Any:
+        """Pickle and copy the network once: coefs_ and intercepts_ are views of it, and are so again afterwards."""
+        state = dict(super().__getstate__())
+        if "_model" in state:
+            state["_model"] = self.model_
+            for name in ("coefs_", "intercepts_", "_handed"):
+                state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Show the weights of the network that was read."""
+        super().__setstate__(state)
+        if "_model" in self.__dict__ and "coefs_" not in self.__dict__:
+            self._hand_out(self._model, self._samples_space)
+
+    def _check_solver(self) -> bool:
+        if self.solver == "lbfgs":
+            message = "partial_fit is there for solver='adam' and 'sgd'; solver='lbfgs' wants all of the data at once"
+            raise AttributeError(message)
+        return True
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a is b
+
+
+def _is_default(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, Real) and value == 0.0)

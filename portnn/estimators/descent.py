@@ -1,0 +1,220 @@
+"""The solvers "sgd" and "adam": portnn.fit, with scikit-learn's rules for when to stop and what to remember."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+
+from portnn.backends import Array, Backend
+from portnn.errors import NonFiniteError
+from portnn.estimators import samples
+from portnn.estimators.updates import SGD, Adam, Rate
+from portnn.estimators.watch import Watch, functions, watch
+from portnn.losses import Loss
+from portnn.mlp import MLP
+from portnn.training import History, fit
+
+
+class Problem(NamedTuple):
+    """What is to be fitted: samples (dense), targets, weights, the loss; targets as they came; held-out samples."""
+
+    x: Array
+    t: numpy.ndarray
+    weight: numpy.ndarray | None
+    loss: Loss
+    y: numpy.ndarray
+    held_out: tuple[Any, numpy.ndarray, numpy.ndarray | None] | None
+    space: Backend
+    incremental: bool
+
+
+class Updates:
+    """The optimizer of an estimator: its rule, the learning rate in force, and what it remembers between calls."""
+
+    def __init__(self, estimator: Any) -> None:
+        e = estimator
+        self.solver = e.solver
+        self.rate = Rate(e.learning_rate if e.solver == "sgd" else "constant", e.learning_rate_init, e.power_t)
+        if e.solver == "sgd":
+            self.rule: Any = SGD(self.rate, momentum=float(e.momentum), nesterov=bool(e.nesterovs_momentum))
+        else:
+            self.rule = Adam(self.rate, beta1=float(e.beta_1), beta2=float(e.beta_2), eps=float(e.epsilon))
+        self.history = History()
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate in force."""
+        return self.rate.learning_rate
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the optimizer's arrays in host memory, and no history: the estimator has its own."""
+        history, reached = History(), self.history.reached
+        if reached is not None:
+            arrays = {name: numpy.array(samples.to_numpy(a)) for name, a in reached.arrays.items()}
+            history.reached = reached._replace(arrays=arrays)
+        return {**vars(self), "history": history}
+
+
+def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
+    """Train a network for ``max_iter`` epochs, or for one if ``problem.incremental``, and return the one to keep."""
+    e, who = estimator, type(estimator).__name__
+    train, held_out = _split(e, problem)
+    n = train.t.shape[0]
+    asked = e.batch_size
+    if asked != "auto" and asked > n:
+        warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=4)
+    batch_size = min(200 if asked == "auto" else asked, n)
+    if not problem.incremental or "_optimizer" not in vars(e) or e._optimizer.solver != e.solver:
+        e._optimizer = Updates(e)
+    updates, resume = e._optimizer, History()
+    resume.reached = updates.history.reached
+    if e.early_stopping and "_best" not in vars(e):
+        e._best = model.to()
+    eyes = None if problem.incremental else watch(e, problem.x, problem.y, problem.weight, "epoch")
+    epochs = Epochs(e, train, held_out, eyes)
+    try:
+        updates.history = fit(
+            *(model, train.x, train.t),
+            loss=train.loss,
+            optimizer=updates.rule,
+            epochs=1 if problem.incremental else e.max_iter,
+            batch_size=batch_size,
+            sample_weight=train.weight,
+            l2=float(e.alpha),
+            clip_norm=e.clip_norm,
+            per_batch=True,
+            shuffle=_orders(e._random_state, n) if e.shuffle else False,
+            resume=resume,
+            compile=e.compile,
+            callbacks=[epochs],
+            progress=False,
+        )
+    except NonFiniteError as error:
+        if not (e.early_stopping and held_out is not None):
+            # the first sentence is scikit-learn's, so that a search finds the answer
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+                f"preprocessed. ({error})"
+            ) from error
+        e.validation_scores_.append(numpy.nan)
+        warnings.warn(f"{who}: training diverged, the best network is kept: {error}", ConvergenceWarning, stacklevel=4)
+    else:
+        if updates.history.interrupted:
+            warnings.warn(f"{who}: training interrupted, the last finished steps are kept", stacklevel=4)
+        elif e.n_iter_ == e.max_iter and not epochs.stopped and not problem.incremental:
+            warnings.warn(
+                f"{who}: {e.max_iter} epochs (max_iter) are over and the training has not converged yet",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+    model = e._best.to() if e.early_stopping else model
+    if eyes is not None:
+        eyes.close(model)
+    return model
+
+
+def _orders(random_state: numpy.random.RandomState, n: int) -> Callable[[int], numpy.ndarray]:
+    """Return the orders of the epochs: each shuffles the one before, by the same draws as scikit-learn's."""
+    rows = numpy.arange(n)
+
+    def order(epoch: int) -> numpy.ndarray:
+        nonlocal rows
+        drawn = numpy.arange(n)
+        random_state.shuffle(drawn)
+        rows = rows[drawn]
+        return rows
+
+    return order
+
+
+def _split(e: Any, problem: Problem) -> tuple[Problem, Any]:
+    """Return what is trained on, and what is held out: (x, t, weight) or None."""
+    if not e.early_stopping or problem.held_out is not None:
+        return problem, problem.held_out
+    n, who = problem.t.shape[0], type(e).__name__
+    rows, groups = numpy.arange(n), e._groups(problem.t)
+    halves = None
+    if groups is not None:
+        try:
+            halves = _halves(e, rows, groups)
+        except ValueError:
+            if len(e.classes_) < 3:
+                raise
+            # scikit-learn does not stratify more than two classes; where that cannot be, do as it does
+            warnings.warn(f"{who}: too few samples to hold out a fraction of each class", stacklevel=5)
+    train, held = halves or _halves(e, rows, None)
+    if held.size < 2:
+        raise ValueError(
+            f"{who}: The validation set is too small: {held.size} of {n} samples. Increase 'validation_fraction', or "
+            "give validation_data"
+        )
+    x, t, weight = problem.x, problem.t, problem.weight
+    parts = [
+        (samples.rows_of(x, problem.space, side), t[side], None if weight is None else weight[side])
+        for side in (train, held)
+    ]
+    return problem._replace(x=parts[0][0], t=parts[0][1], weight=parts[0][2], y=problem.y[train]), parts[1]
+
+
+def _halves(e: Any, rows: numpy.ndarray, groups: numpy.ndarray | None) -> Any:
+    return train_test_split(rows, random_state=e._random_state, test_size=e.validation_fraction, stratify=groups)
+
+
+class Epochs:
+    """What is done after each epoch: take note of it, score, judge whether to go on, call the user's callbacks."""
+
+    def __init__(self, estimator: Any, problem: Problem, held_out: Any, eyes: Watch | None) -> None:
+        self.e, self.problem, self.held_out, self.watch = estimator, problem, held_out, eyes
+        self.stopped = False
+        if not problem.incremental:
+            estimator.n_iter_ = 0
+
+    def __call__(self, model: MLP, history: History) -> bool:
+        """Return whether training ends here."""
+        e = self.e
+        e.n_iter_ = 1 if self.problem.incremental else e.n_iter_ + 1
+        e.loss_ = history["loss"][-1]
+        e.t_ += self.problem.t.shape[0]
+        e.loss_curve_.append(e.loss_)
+        if e.verbose:
+            print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+        self._judge(model)
+        rate = e._optimizer.rate
+        rate.seen(e.t_)
+        if e._no_improvement_count > e.n_iter_no_change:
+            self.stopped = rate.ends()
+            if e.verbose:
+                what = "Validation score" if e.early_stopping else "Training loss"
+                then = "Stopping." if self.stopped else f"Setting learning rate to {rate.learning_rate:f}"
+                print(f"{what} did not improve by tol={e.tol:f} for {e.n_iter_no_change} epochs in a row. {then}")
+            if not self.stopped:
+                e._no_improvement_count = 0
+        asked = [callback(model, history) for callback in functions(e.callbacks)]
+        if self.watch is not None:
+            asked.append(self.watch.epoch(model, last=self.stopped or any(asked) or e.n_iter_ == e.max_iter))
+        self.stopped = self.stopped or any(asked)
+        return self.stopped
+
+    def _judge(self, model: MLP) -> None:
+        """Count the epochs without improvement, by the score of held-out samples or else by the loss."""
+        e = self.e
+        if self.held_out is not None:
+            x, t, weight = self.held_out
+            score = e._scored(samples.outputs(model, x), t, weight)
+            e.validation_scores_.append(score)
+            if e.verbose:
+                print(f"Validation score: {score:f}")
+            before = e.best_validation_score_
+            e.best_validation_score_ = max(before, score) if score == score else before
+            if e.early_stopping:
+                e._no_improvement_count = e._no_improvement_count + 1 if score < before + e.tol else 0
+                if score > before:
+                    e._best = model.to()
+                return
+        e._no_improvement_count = e._no_improvement_count + 1 if e.loss_ > e.best_loss_ - e.tol else 0
+        e.best_loss_ = min(e.best_loss_, e.loss_)

@@ -1,0 +1,107 @@
+"""What comes in and goes out: arrays of any library, lists, data frames and sparse matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import numpy
+from array_api_compat import is_array_api_obj
+from sklearn import get_config
+from sklearn.utils.validation import check_array, validate_data
+
+from portnn.backends import HOST, Array, Backend, get_backend
+from portnn.checks import check_sample_weight
+from portnn.evaluation import predict
+from portnn.mlp import MLP
+
+ROWS = 8192  # of a sparse matrix that are made dense at once for a prediction
+
+
+def space_of(x: Any) -> Backend:
+    """Return the library and device that results are to be of: those of ``x`` where scikit-learn follows arrays.
+
+    That is under ``sklearn.config_context(array_api_dispatch=True)``; else, and for lists and data frames, NumPy's.
+    """
+    if isinstance(x, numpy.ma.MaskedArray):
+        HOST.refuse(x, "fit", "X")
+    if not get_config()["array_api_dispatch"] or isinstance(x, numpy.ndarray) or not is_array_api_obj(x):
+        return HOST
+    return get_backend(x)
+
+
+def to_host(x: Any) -> Any:
+    """Return arrays of other libraries as NumPy's where scikit-learn follows arrays; all else as it is."""
+    space = space_of(x)
+    return x if space is HOST else space.to_numpy(x)
+
+
+def to_numpy(a: Array) -> numpy.ndarray:
+    """Return an array of any library in host memory."""
+    return a if isinstance(a, numpy.ndarray) else get_backend(a).to_numpy(a)
+
+
+def checked(estimator: Any, x: Any, y: Any = "none", *, reset: bool, numeric: bool = False) -> tuple[Any, Any, Backend]:
+    """Return samples, targets and the space of the samples, after scikit-learn's checks.
+
+    Samples are float32 or float64 arrays, or sparse matrices; targets, if any, are NumPy's.
+    """
+    space = space_of(x)
+    names = [name for name in ("float64", "float32") if name in space.dtypes()]
+    dtypes = [space.float_dtype(name) if space is not HOST else numpy.dtype(name) for name in names]
+    options = {"accept_sparse": ["csr", "csc"], "dtype": dtypes, "reset": reset}
+    if isinstance(y, str) and y == "none":
+        return validate_data(estimator, x, **options), None, space
+    with_targets = {"multi_output": True, "y_numeric": numeric}
+    x, y = validate_data(estimator, x, to_host(y), **options, **with_targets)
+    return x, y.toarray() if hasattr(y, "toarray") else y, space
+
+
+def weights(sample_weight: Any, n: int, who: str) -> numpy.ndarray | None:
+    """Return sample weights as a float64 host array; a number is that of every sample."""
+    if sample_weight is None:
+        return None
+    sample_weight = to_host(sample_weight)
+    if isinstance(sample_weight, Real):
+        sample_weight = numpy.full(n, sample_weight, dtype="float64")
+    array = check_array(sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight")
+    return check_sample_weight(array, n, who)
+
+
+def dense(x: Any) -> Array:
+    """Return a sparse matrix as a whole; an array as it is."""
+    return x.toarray() if hasattr(x, "toarray") else x
+
+
+def rows_of(x: Array, space: Backend, rows: numpy.ndarray) -> Array:
+    """Return some of the samples."""
+    return space.take(x, space.asarray(rows)) if hasattr(x, "ndim") and not hasattr(x, "tocsr") else x[rows]
+
+
+def outputs(model: MLP, x: Any) -> Array:
+    """Return the raw outputs in the library of ``x``; of a sparse matrix some thousand rows are dense at a time."""
+    if not hasattr(x, "tocsr"):
+        return predict(model, x)
+    x = x.tocsr()
+    blocks = [predict(model, x[i : i + ROWS].toarray()) for i in range(0, x.shape[0], ROWS)]
+    return numpy.concatenate(blocks)
+
+
+def same_space(estimator: Any, x: Any, method: str) -> None:
+    """Raise ValueError where scikit-learn follows arrays, and ``x`` is elsewhere than the arrays of ``fit`` were."""
+    if not get_config()["array_api_dispatch"]:
+        return
+    here, there = space_of(x), space_of(estimator.coefs_[0])
+    if (here.name, here.device_name) != (there.name, there.device_name):
+        raise ValueError(
+            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device "
+            f"as those passed to fit(): they are {here.library} on {here.device_name}, fit was given {there.library} "
+            f"on {there.device_name}; move them, or fit again"
+        )
+
+
+def through_host(f: Callable[[numpy.ndarray], numpy.ndarray], y: Array, space: Backend) -> Any:
+    """Return what ``f`` makes of an array on the host, back in its library where that has such a dtype."""
+    out = f(y if space is HOST else space.to_numpy(y))
+    return out if space is HOST or out.dtype.kind not in "biuf" else space.asarray(out)

@@ -1,0 +1,87 @@
+"""The estimators on arrays of other libraries; test_estimators_checks.py runs it with SCIPY_ARRAY_API=1.
+
+Prints one line for each check: ``passed NAME`` or ``skipped NAME: REASON``; an error ends it.
+"""
+
+from __future__ import annotations
+
+import sys
+import unittest
+import warnings
+
+import libraries  # noqa: F401  float64 in JAX, before its first array
+import numpy as np
+import pytest
+import sklearn
+from array_api_compat import array_namespace, device
+from sklearn.datasets import make_classification
+from sklearn.utils.estimator_checks import check_array_api_input_and_values, estimator_checks_generator
+from tolerances import BARS, assert_within
+
+from portnn.estimators import MLPClassifier, MLPRegressor
+
+PLACES = [
+    ("array_api_strict", "CPU_DEVICE", "float64"),
+    ("array_api_strict", "device1", "float32"),
+    ("torch", "cpu", "float64"),
+    ("torch", "cpu", "float32"),
+]
+
+
+def of_jax(kind):
+    """What scikit-learn asks of arrays, by values, for a library that is not in its list."""
+    jnp = __import__("jax").numpy
+    x, y = make_classification(n_samples=60, n_features=10, random_state=42)
+    weight = np.linspace(0.5, 2.0, 60)
+    for solver, early_stopping in (("adam", False), ("sgd", True), ("lbfgs", False)):
+        estimator = kind(solver=solver, early_stopping=early_stopping, max_iter=15, random_state=0)
+        host = sklearn.clone(estimator).fit(x, y, weight)
+        with sklearn.config_context(array_api_dispatch=True):
+            there = estimator.fit(jnp.asarray(x), y, jnp.asarray(weight))
+            for method in ("predict", "predict_proba", "predict_log_proba"):
+                if not hasattr(kind, method):
+                    continue
+                out = getattr(there, method)(jnp.asarray(x))
+                assert array_namespace(out) is array_namespace(jnp.asarray(x))
+                assert device(out) == device(jnp.asarray(x))
+                expected = getattr(host, method)(x)
+                assert out.dtype == expected.dtype
+                scale = np.maximum(1.0, np.abs(expected))
+                assert_within(np.asarray(out), expected, 10.0 * BARS["adam"]["float64"] * scale)
+            assert_within(there.score(jnp.asarray(x), y), host.score(x, y), 10.0 * BARS["adam"]["float64"])
+            assert type(there.score(jnp.asarray(x), jnp.asarray(y))) is float
+            assert isinstance(there.coefs_[0], type(jnp.asarray(x)))
+            if solver != "lbfgs":
+                there.partial_fit(jnp.asarray(x), jnp.asarray(y)) if not early_stopping else None
+            with pytest.raises(ValueError, match=rf"{kind.__name__}.predict\(\) must use the same namespace"):
+                there.predict(x)
+        assert isinstance(there.predict(x), np.ndarray)  # without dispatch, as always
+    print(f"passed {kind.__name__} jax")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # scikit-learn's checks train for a few epochs
+    for estimator in (MLPClassifier(max_iter=20), MLPRegressor(max_iter=20)):
+        name = type(estimator).__name__
+        checks = [
+            (f"{name} {c.func.__name__} {c.args} {c.keywords}", c) for _, c in estimator_checks_generator(estimator)
+        ]
+        of_arrays = [(title, check, (estimator,)) for title, check in checks if "array_api" in title]
+        for namespace, place, dtype in PLACES:
+            for weighted in (False, True):
+                title = f"{name} values {namespace} {place} {dtype} {'weighted' if weighted else ''}"
+                given = (name, estimator, namespace, place, dtype, weighted)
+                of_arrays.append((title, check_array_api_input_and_values, given))
+        for title, check, given in of_arrays:
+            try:
+                check(*given)
+            except unittest.SkipTest as reason:
+                print(f"skipped {title}: {reason}")
+            else:
+                print(f"passed {title}")
+    for kind in (MLPClassifier, MLPRegressor):
+        of_jax(kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,598 @@
+"""The estimators beside scikit-learn's own: same start, same batches, same numbers."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+import subprocess
+import sys
+import warnings
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import sklearn.neural_network as theirs
+from scipy import sparse
+from sklearn import clone
+from sklearn.callback import ScoringMonitor
+from sklearn.datasets import load_iris, make_multilabel_classification
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import PoissonRegressor
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tolerances import BARS, assert_same, assert_within, exchanged, first_gradient
+
+import portnn
+from portnn import estimators as ours
+from portnn.estimators import losses, updates
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # few epochs are enough here
+
+IRIS, SPECIES = load_iris(return_X_y=True)
+IRIS = (IRIS - IRIS.mean(axis=0)) / IRIS.std(axis=0)
+rng = np.random.default_rng(0)
+ORDER = rng.permutation(150)
+IRIS, SPECIES = IRIS[ORDER], SPECIES[ORDER]
+TWO = np.where(SPECIES == 1, "yes", "no")
+MANY, LABELS = make_multilabel_classification(n_samples=90, n_features=6, n_classes=3, random_state=0)
+LINEAR = IRIS @ rng.normal(size=(4, 3)) + np.sin(IRIS[:, :1])
+COUNTS = rng.poisson(np.exp(0.5 * LINEAR[:, 0]))
+WEIGHTS = rng.uniform(0.2, 3.0, size=150)
+WIDTH = {"hidden_layer_sizes": (7, 5), "random_state": 0, "max_iter": 12, "batch_size": 32}
+
+# name -> (kind, samples, targets)
+PROBLEMS = {
+    "two classes": ("MLPClassifier", IRIS, TWO),
+    "three classes": ("MLPClassifier", IRIS, SPECIES),
+    "labels": ("MLPClassifier", MANY, LABELS),
+    "one output": ("MLPRegressor", IRIS, LINEAR[:, 0]),
+    "three outputs": ("MLPRegressor", IRIS, LINEAR),
+    "counts": ("MLPRegressor", IRIS, COUNTS),
+}
+
+
+def pair(kind, **options):
+    return getattr(theirs, kind)(**{**WIDTH, **options}), getattr(ours, kind)(**{**WIDTH, **options})
+
+
+def assert_equal(a, b, solver="adam"):
+    """The same network and history, to the rounding of a few hundred steps."""
+    for one, other in zip(a.coefs_ + a.intercepts_, b.coefs_ + b.intercepts_, strict=True):
+        assert_within(other, one, BARS["adam"]["float64"])
+    assert (a.n_iter_, a.t_, a.n_layers_, a.n_outputs_) == (b.n_iter_, b.t_, b.n_layers_, b.n_outputs_)
+    assert a.out_activation_ == b.out_activation_
+    assert_within(b.loss_, a.loss_, BARS["adam"]["float64"] * max(1.0, a.loss_))
+    if solver != "lbfgs":
+        scale = max(1.0, max(a.loss_curve_))
+        assert_within(b.loss_curve_, a.loss_curve_, BARS["adam"]["float64"] * scale)
+        assert (a.best_loss_ is None) == (b.best_loss_ is None)
+        assert a._no_improvement_count == b._no_improvement_count
+
+
+# -- same numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_weights_are_those_of_scikit_learn(problem, solver):
+    kind, x, y = PROBLEMS[problem]
+    options = {"solver": solver, "alpha": 0.01, **({"loss": "poisson"} if problem == "counts" else {})}
+    a, b = pair(kind, **options)
+    a.fit(x, y), b.fit(x, y)
+    assert_equal(a, b, solver)
+    for method in ("predict", "predict_proba", "predict_log_proba"):
+        if hasattr(a, method):
+            one, other = getattr(a, method)(x), getattr(b, method)(x)
+            assert type(one) is type(other)
+            assert one.dtype == other.dtype
+            if one.dtype.kind == "f":
+                assert_within(other, one, BARS["adam"]["float64"] * np.maximum(1.0, np.abs(one)))
+            else:
+                assert_same(other, one)
+    assert_within(b.score(x, y), a.score(x, y), BARS["adam"]["float64"])
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+def test_each_activation_starts_and_moves_as_theirs(activation):
+    a, b = pair("MLPClassifier", activation=activation, solver="sgd", learning_rate_init=0.1)
+    assert_equal(a.fit(IRIS, SPECIES), b.fit(IRIS, SPECIES))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.3, "power_t": 0.3},
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.05, "n_iter_no_change": 1, "max_iter": 40},
+        {"solver": "sgd", "momentum": 0.0},
+        {"solver": "sgd", "momentum": 1.0, "learning_rate_init": 1e-4},
+        {"solver": "sgd", "nesterovs_momentum": False},
+        {"beta_1": 0.0, "beta_2": 0.5, "epsilon": 1e-2},
+        {"shuffle": False},
+        {"batch_size": "auto"},
+        {"alpha": 0.0},
+        {"alpha": 30.0},
+        {"tol": 0.05, "n_iter_no_change": 2, "max_iter": 100},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+def test_each_option_means_what_it_means_there(options, weighted):
+    weight = WEIGHTS if weighted else None
+    a, b = pair("MLPRegressor", **options)
+    assert_equal(a.fit(IRIS, LINEAR[:, 0], weight), b.fit(IRIS, LINEAR[:, 0], weight))
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("problem", ["two classes", "three classes", "labels", "one output", "counts"])
+def test_sample_weights(problem, solver):
+    kind, x, y = PROBLEMS[problem]
+    a, b = pair(kind, solver=solver, alpha=1.0, **({"loss": "poisson"} if problem == "counts" else {}))
+    weight = 100.0 * WEIGHTS[: x.shape[0]]
+    assert_equal(a.fit(x, y, weight), b.fit(x, y, weight), solver)
+
+
+def test_their_coefs_copied_in_go_on_as_theirs_do():
+    a, b = pair("MLPClassifier", solver="sgd", shuffle=False, warm_start=True)
+    a.fit(IRIS, SPECIES), b.fit(IRIS, SPECIES)
+    a.coefs_, a.intercepts_ = [[rng.normal(size=w.shape) for w in of] for of in (a.coefs_, a.intercepts_)]
+    b.coefs_, b.intercepts_ = [[w.copy() for w in of] for of in (a.coefs_, a.intercepts_)]
+    assert_within(b.predict_proba(IRIS), a.predict_proba(IRIS), exchanged(1.0, 7, np.float64))
+    assert_equal(a.fit(IRIS, SPECIES), b.fit(IRIS, SPECIES))
+
+
+@pytest.mark.parametrize("problem", ["two classes", "labels", "one output", "three outputs"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+def test_early_stopping_holds_out_the_same_samples(problem, weighted):
+    kind, x, y = PROBLEMS[problem]
+    weight = WEIGHTS[: x.shape[0]] if weighted else None
+    a, b = pair(kind, early_stopping=True, max_iter=60, learning_rate_init=0.03, n_iter_no_change=4)
+    a.fit(x, y, weight), b.fit(x, y, weight)
+    assert a.best_loss_ is b.best_loss_ is None
+    assert_within(b.validation_scores_, a.validation_scores_, BARS["adam"]["float64"] * 10.0)
+    assert_within(b.best_validation_score_, a.best_validation_score_, BARS["adam"]["float64"])
+    assert_equal(a, b)
+
+
+def test_early_stopping_of_many_classes_is_stratified():
+    """scikit-learn says so of itself, but stratifies two classes only."""
+    y = np.repeat([0, 1, 2], [30, 60, 60])
+    seen = []
+
+    class Spy(ours.MLPClassifier):
+        def _scored(self, y, targets, weight):
+            seen.append(np.bincount(targets))
+            return super()._scored(y, targets, weight)
+
+    Spy(early_stopping=True, max_iter=2, validation_fraction=0.2).fit(IRIS, y)
+    assert seen[0].tolist() == [6, 12, 12]
+    y = np.repeat([0, 1, 2], [1, 60, 89])
+    with pytest.warns(UserWarning, match="too few samples to hold out a fraction of each class"):
+        Spy(early_stopping=True, max_iter=2).fit(IRIS, y)
+
+
+def test_the_best_network_of_early_stopping_is_kept():
+    b = ours.MLPRegressor(**WIDTH, early_stopping=True, learning_rate_init=0.3, validation_data=(IRIS, LINEAR))
+    b.fit(IRIS, LINEAR)
+    assert b.validation_scores_[-1] < b.best_validation_score_  # or the test shows nothing
+    assert_within(b.score(IRIS, LINEAR), b.best_validation_score_, BARS["adam"]["float64"])
+    assert len(b.validation_scores_) == b.n_iter_
+
+
+def test_warm_start_and_partial_fit_remember_what_theirs_do():
+    for solver in ("sgd", "adam"):
+        a, b = pair("MLPClassifier", solver=solver, warm_start=True, learning_rate="invscaling")
+        for _ in range(3):
+            assert_equal(a.fit(IRIS, SPECIES), b.fit(IRIS, SPECIES))
+        for _ in range(4):
+            a.partial_fit(IRIS, SPECIES), b.partial_fit(IRIS, SPECIES)
+            b = pickle.loads(pickle.dumps(b))
+            assert_equal(a, b)
+    a, b = pair("MLPRegressor")
+    for _ in range(4):
+        assert_equal(a.partial_fit(IRIS, LINEAR), b.partial_fit(IRIS, LINEAR))
+
+
+def test_float32_stays_float32():
+    for solver in ("adam", "lbfgs"):
+        b = ours.MLPClassifier(**WIDTH, solver=solver).fit(IRIS.astype("float32"), SPECIES)
+        assert {w.dtype.name for w in (*b.coefs_, *b.intercepts_)} == {"float32"}
+        assert b.predict_proba(IRIS.astype("float32")).dtype == np.float32
+    assert ours.MLPRegressor(**WIDTH, dtype="float32").fit(IRIS, COUNTS).predict(IRIS).dtype == np.float32
+    assert ours.MLPRegressor(**WIDTH, dtype="float64").fit(IRIS.astype("float32"), COUNTS).coefs_[0].dtype == np.float64
+
+
+def test_poisson_without_hidden_layers_is_the_generalized_linear_model():
+    glm = PoissonRegressor(alpha=0, tol=1e-10).fit(IRIS, COUNTS)
+    b = ours.MLPRegressor("poisson", (), alpha=0, solver="lbfgs", tol=1e-10, max_iter=2000).fit(IRIS, COUNTS)
+    # gradients of 1e-10 over the least curvature of the deviance, some 1e-3 here, times the largest rate's slope
+    assert_within(b.predict(IRIS), glm.predict(IRIS), 1e-7 / 1e-3 * glm.predict(IRIS))
+
+
+def test_the_losses_are_those_that_scikit_learn_reports():
+    base = sys.modules["sklearn.neural_network._base"]
+    y, t = rng.normal(size=(20, 3)), rng.poisson(1.0, size=(20, 3)).astype(float)
+    bits = (t > 0).astype(float)
+    for pair_of, value in (
+        (losses.reported_squared_error, base.squared_loss(t, y)),
+        (losses.half_squared_error, 3 * base.squared_loss(t, y)),
+        (losses.half_poisson_deviance, base.poisson_loss(t, np.exp(y))),
+    ):
+        assert_within(pair_of(y, t)[0].mean(), value, first_gradient(value, np.float64))
+    value = base.binary_log_loss(bits, 1.0 / (1.0 + np.exp(-y)))
+    assert_within(losses.log_loss_of_labels(y, bits)[0].mean(), value, first_gradient(value, np.float64))
+
+
+@pytest.mark.parametrize("name", ["half_squared_error", "half_poisson_deviance", "log_loss_of_labels"])
+def test_the_losses_have_the_derivatives_of_their_values(name):
+    t = np.asarray([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    portnn.testing.check_vjp(lambda y: getattr(losses, name)(y, t), (rng.normal(size=(3, 2)),))
+
+
+def test_updates_follow_theirs():
+    stochastic = sys.modules["sklearn.neural_network._stochastic_optimizers"]
+    grads = rng.normal(size=(30, 4))
+    cases = [
+        (stochastic.AdamOptimizer, updates.Adam(0.1, 0.8, 0.9, 1e-3), (0.1, 0.8, 0.9, 1e-3)),
+        (stochastic.SGDOptimizer, updates.SGD(0.1, momentum=0.7, nesterov=True), (0.1, "constant", 0.7, True)),
+        (stochastic.SGDOptimizer, updates.SGD(0.1, momentum=0.7, nesterov=False), (0.1, "constant", 0.7, False)),
+    ]
+    for cls, rule, options in cases:
+        p, q = [np.ones(4)], np.ones(4)
+        optimizer, state = cls(p, *options), rule.init(q)
+        for k, g in enumerate(grads):
+            optimizer.update_params(p, [g])
+            q, state = rule.update(q, g.copy(), state, rule.row(k))
+        assert_within(q, p[0], 8.0 * len(grads) * np.finfo(float).eps * np.abs(p[0]).max())
+
+
+# -- from_sklearn -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_fitted_estimator_of_theirs_becomes_ours(problem, solver):
+    kind, x, y = PROBLEMS[problem]
+    a, _ = pair(kind, solver=solver, **({"loss": "poisson"} if problem == "counts" else {}))
+    a.fit(x, y)
+    before = [w.copy() for w in a.coefs_]
+    b = ours.from_sklearn(a)
+    assert b.get_params().items() >= a.get_params().items()
+    assert_equal(a, b, solver)
+    assert_within(b.score(x, y), a.score(x, y), BARS["adam"]["float64"])
+    if solver != "lbfgs":
+        a.partial_fit(x, y), b.partial_fit(x, y)
+        assert_equal(a, b)
+        assert not np.array_equal(a.coefs_[0], before[0])
+
+
+def test_what_is_not_theirs_is_refused():
+    with pytest.raises(TypeError, match="of a pipeline pass the last step"):
+        ours.from_sklearn(make_pipeline(theirs.MLPClassifier()))
+    with pytest.raises(NotFittedError):
+        ours.from_sklearn(theirs.MLPClassifier())
+
+
+# -- what theirs refuse -----------------------------------------------------------------------------------------------
+
+
+def test_more_activations_and_one_for_each_layer():
+    b = ours.MLPClassifier((6, 5), ["gelu", "leaky_relu(0.1)"], max_iter=3, random_state=0).fit(IRIS, SPECIES)
+    a = ours.MLPClassifier((6, 5), "relu", max_iter=3, random_state=0).fit(IRIS, SPECIES)
+    described = [portnn.activations.describe_activation(layer.activation) for layer in b.model_.layers]
+    assert described == ["gelu", "leaky_relu(0.1)", "identity"]
+    assert not np.array_equal(a.coefs_[0], b.coefs_[0])
+    own = ours.MLPClassifier((6, 5), portnn.activations.relu, max_iter=3, random_state=0).fit(IRIS, SPECIES)
+    assert_same(own.coefs_[0], a.coefs_[0])
+
+
+def test_a_class_weight_is_a_sample_weight():
+    weights = np.where(SPECIES == 1, 5.0, 1.0)
+    a = ours.MLPClassifier(**WIDTH).fit(IRIS, SPECIES, weights * WEIGHTS)
+    b = ours.MLPClassifier(**WIDTH, class_weight={0: 1, 1: 5, 2: 1}).fit(IRIS, SPECIES, WEIGHTS)
+    assert_same(b.coefs_[0], a.coefs_[0])
+    some = np.r_[0:20, 50:150]
+    counts = np.bincount(SPECIES[some])[SPECIES[some]]
+    a = ours.MLPClassifier(**WIDTH).fit(IRIS[some], SPECIES[some], 120 / (3 * counts))
+    b = ours.MLPClassifier(**WIDTH, class_weight="balanced").fit(IRIS[some], SPECIES[some])
+    assert_within(b.coefs_[0], a.coefs_[0], BARS["adam"]["float64"])
+
+
+def test_losses_of_portnn_and_of_the_user():
+    smoothed = portnn.losses.Loss("smoothed", lambda y, t: portnn.losses.cross_entropy(y, t, 0.2), "classes")
+    for loss in (portnn.losses.cross_entropy, smoothed, lambda y, t: portnn.losses.cross_entropy(y, t)[0]):
+        b = ours.MLPClassifier(**WIDTH, loss=loss).fit(IRIS, TWO)
+        assert (b.n_outputs_, b.out_activation_) == (2, "softmax")
+        assert b.predict_proba(IRIS).shape == (150, 2)
+        assert set(b.predict(IRIS)) <= {"yes", "no"}
+    plain = ours.MLPClassifier(**WIDTH, loss=portnn.losses.cross_entropy).fit(IRIS, SPECIES)
+    assert_same(plain.coefs_[0], ours.MLPClassifier(**WIDTH).fit(IRIS, SPECIES).coefs_[0])
+    mse = ours.MLPRegressor("mse", **WIDTH, alpha=0.0, solver="lbfgs").fit(IRIS, LINEAR)
+    half = ours.MLPRegressor(**WIDTH, alpha=0.0, solver="lbfgs").fit(IRIS, LINEAR)
+    assert_within(mse.loss_, 2.0 * half.loss_, 0.5 * half.loss_)  # the same minimum on another scale
+    for loss in ("mae", "huber", portnn.losses.huber):
+        assert ours.MLPRegressor(loss, **WIDTH).fit(IRIS, LINEAR).predict(IRIS).shape == LINEAR.shape
+    own = portnn.losses.Loss("binary", portnn.losses.binary_cross_entropy, "binary")
+    assert ours.MLPClassifier(**WIDTH, loss=own).fit(MANY, LABELS).predict_proba(MANY).shape == LABELS.shape
+
+
+def test_clipping_callbacks_and_validation_data():
+    seen = []
+    b = ours.MLPRegressor(**WIDTH, clip_norm=1e-3, solver="sgd", momentum=0.0, learning_rate_init=1.0, alpha=0.0)
+    b.set_params(callbacks=lambda model, history: seen.append(model.params.copy()), batch_size=150).fit(IRIS, COUNTS)
+    steps = [np.linalg.norm(after - before) for before, after in itertools.pairwise(seen)]
+    assert_within(steps, np.full(11, 1e-3), 64.0 * np.finfo(float).eps)  # differences of parameters of the order of 1
+    stops = ours.MLPClassifier(**WIDTH, callbacks=[lambda model, history: len(history["loss"]) == 3])
+    assert stops.fit(IRIS, SPECIES).n_iter_ == 3
+    scored = ours.MLPClassifier(**WIDTH, validation_data=(IRIS[:40], TWO[:40])).fit(IRIS[40:], TWO[40:])
+    assert len(scored.validation_scores_) == scored.n_iter_ == 12
+    assert scored.validation_scores_[-1] == scored.score(IRIS[:40], TWO[:40])
+
+
+@pytest.mark.parametrize("library_name", ["torch", "jax", "array_api_strict"])
+def test_any_backend_trains_the_same_network(library_name):
+    pytest.importorskip(library_name)
+    a = ours.MLPClassifier(**WIDTH, early_stopping=True).fit(IRIS, TWO)
+    b = ours.MLPClassifier(**WIDTH, early_stopping=True, backend=library_name).fit(IRIS, TWO)
+    assert b.model_.backend.name == library_name
+    assert type(b.coefs_[0]) is np.ndarray
+    assert not b.coefs_[0].flags.writeable  # a copy, into which writing would change nothing
+    assert_within(b.coefs_[0], a.coefs_[0], BARS["adam"]["float64"])
+    assert_same(b.predict(IRIS), a.predict(IRIS))
+    again = pickle.loads(pickle.dumps(b)).fit(IRIS, TWO)
+    assert_within(again.coefs_[0], a.coefs_[0], BARS["adam"]["float64"])
+
+
+def test_a_start_of_portnn():
+    b = ours.MLPClassifier((6,), init="he_normal", max_iter=1, learning_rate_init=1e-12, random_state=0)
+    assert not b.fit(IRIS, TWO).intercepts_[0].round(9).any()
+    assert_same(b.coefs_[0], clone(b).fit(IRIS, TWO).coefs_[0])
+    assert not np.array_equal(b.coefs_[0], clone(b).set_params(random_state=1).fit(IRIS, TWO).coefs_[0])
+
+
+# -- in scikit-learn's machinery --------------------------------------------------------------------------------------
+
+
+def test_sparse_matrices_of_all_kinds():
+    thin = np.where(np.abs(IRIS) > 0.7, IRIS, 0.0)
+    a = ours.MLPClassifier(**WIDTH, early_stopping=True).fit(thin, TWO)
+    for kind in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
+        b = ours.MLPClassifier(**WIDTH, early_stopping=True).fit(kind(thin), TWO)
+        assert_same(b.coefs_[0], a.coefs_[0])
+        assert_same(b.predict_proba(kind(thin)), a.predict_proba(thin))
+
+
+def test_a_sparse_matrix_is_made_dense_in_blocks(monkeypatch):
+    b = ours.MLPRegressor(**WIDTH).fit(IRIS, LINEAR)
+    expected, heights = b.predict(IRIS), []
+    monkeypatch.setattr(ours.samples, "ROWS", 64)
+    monkeypatch.setattr(ours.samples, "predict", lambda model, x: heights.append(len(x)) or portnn.predict(model, x))
+    assert_within(b.predict(sparse.csr_array(IRIS)), expected, exchanged(expected, 7, np.float64))
+    assert heights == [64, 64, 22]
+
+
+def test_pipelines_searches_and_copies():
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), ours.MLPClassifier(**WIDTH)),
+        {"mlpclassifier__activation": ["gelu", "relu"], "mlpclassifier__dtype": [None, "float32"]},
+        n_jobs=2,
+        cv=3,
+    ).fit(IRIS, TWO)
+    assert len(search.cv_results_["params"]) == 4
+    assert not np.isnan(search.cv_results_["mean_test_score"]).any()
+    assert cross_val_score(ours.MLPRegressor(**WIDTH), IRIS, COUNTS, cv=3).shape == (3,)
+    b = search.best_estimator_[-1]
+    for twin in (copy.deepcopy(b), pickle.loads(pickle.dumps(b))):
+        assert_same(twin.predict_proba(IRIS), b.predict_proba(IRIS))
+        twin.coefs_[0][:] = 0.0  # of the twin alone
+        assert np.abs(b.coefs_[0]).max() > 0.0
+        assert not np.array_equal(twin.predict_proba(IRIS), b.predict_proba(IRIS))
+
+
+def test_weights_written_or_replaced_count():
+    b = ours.MLPRegressor(**WIDTH).fit(IRIS, COUNTS)
+    b.intercepts_[-1][:] += 1.0
+    shifted = b.predict(IRIS)
+    b.intercepts_[-1] = b.intercepts_[-1] - 1.0
+    assert_within(shifted, b.predict(IRIS) + 1.0, exchanged(shifted, 7, np.float64))
+    assert_same(pickle.loads(pickle.dumps(b)).predict(IRIS), b.predict(IRIS))
+
+
+def test_a_shallow_copy_does_not_train_the_original():
+    b = ours.MLPRegressor(**WIDTH).fit(IRIS, COUNTS)
+    before = b.predict(IRIS)
+    copy.copy(b).partial_fit(IRIS, COUNTS)
+    assert_same(b.predict(IRIS), before)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks_of_scikit_learn(solver):
+    class Third:
+        seen: ClassVar[list] = []
+
+        def setup(self, estimator, context):
+            self.seen.append("setup")
+
+        def teardown(self, estimator, context):
+            self.seen.append("teardown")
+
+        def on_fit_task_begin(self, estimator, context):
+            self.seen.append(f"begin {context.task_name} {context.task_id}")
+
+        def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+            self.seen.append(f"end {context.task_name} {context.task_id}")
+            assert fitted_estimator.predict(X).shape == y.shape
+            return context.task_name != "fit" and context.task_id == 2
+
+    Third.seen = []
+    name = "epoch" if solver == "adam" else "iteration"
+    b = ours.MLPClassifier(**WIDTH, solver=solver, callbacks=[Third()]).fit(IRIS, TWO)
+    rounds = [f"{what} {name} {i}" for i in range(3) for what in ("begin", "end")]
+    assert Third.seen == ["setup", "begin fit 0", *rounds, "end fit 0", "teardown"]
+    assert b.n_iter_ == 3
+    assert not hasattr(b, "_skl_callbacks")
+    monitor = ScoringMonitor(scoring="accuracy")
+    b = ours.MLPClassifier(**WIDTH, solver=solver).set_callbacks(monitor).fit(IRIS, TWO)
+    scores = monitor.get_logs()
+    assert scores is not None
+    search = GridSearchCV(b, {"alpha": [0.1, 1.0]}, cv=2).set_callbacks(ScoringMonitor(scoring="accuracy"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert search.fit(IRIS, TWO).best_score_ > 0.3
+
+
+def test_verbose_prints_each_epoch(capsys):
+    ours.MLPClassifier(**{**WIDTH, "max_iter": 2}, verbose=True, early_stopping=True).fit(IRIS, TWO)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Iteration", "Validation"] * 2
+    ours.MLPClassifier(**{**WIDTH, "max_iter": 2}, verbose=True, solver="lbfgs").fit(IRIS, TWO)
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["Iteration 1", "Iteration 2"]
+
+
+def test_a_warning_says_that_it_has_not_converged():
+    for options in ({}, {"solver": "lbfgs"}):
+        with pytest.warns(ConvergenceWarning, match="MLPRegressor: "):
+            ours.MLPRegressor(**{**WIDTH, "max_iter": 2}, **options).fit(IRIS, COUNTS)
+
+
+def test_one_class_is_certain():
+    b = ours.MLPClassifier(**WIDTH).fit(IRIS, np.full(150, "only"))
+    assert set(b.predict(IRIS)) == {"only"}
+    assert_same(b.predict_proba(IRIS), np.ones((150, 1)))
+    assert_same(b.predict_log_proba(IRIS), np.zeros((150, 1)))
+
+
+def test_the_logarithm_of_a_probability_that_rounds_to_0_is_finite():
+    b = ours.MLPClassifier((), solver="lbfgs", alpha=0.0, max_iter=2).fit([[0.0], [1.0]], [0, 1])
+    b.coefs_[0][:] = 2000.0
+    assert b.predict_proba([[-1.0]])[0, 1] == 0.0
+    assert_within(b.predict_log_proba([[-1.0]])[0, 1], -2000.0 + b.intercepts_[0][0], 1e-10)
+
+
+# -- what the network may have beside ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value"), [("dropout", 0.3), ("normalization", "batch"), ("residual", True)])
+def test_what_is_handed_on_to_the_network(name, value):
+    import inspect
+
+    if name not in inspect.signature(portnn.MLP).parameters:
+        with pytest.raises(TypeError, match=name):
+            ours.MLPClassifier((6, 6), **{name: value}).fit(IRIS, TWO)
+        return
+    b = ours.MLPClassifier((6, 6), **{name: value}, max_iter=3, random_state=0).fit(IRIS, TWO)
+    plain = ours.MLPClassifier((6, 6), max_iter=3, random_state=0).fit(IRIS, TWO)
+    assert not np.array_equal(b.predict_proba(IRIS), plain.predict_proba(IRIS))
+    assert_same(pickle.loads(pickle.dumps(b)).predict_proba(IRIS), b.predict_proba(IRIS))
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+LBFGS = {"solver": "lbfgs"}
+MIXED = np.asarray([1, "a"] * 75, dtype=object)
+# what is wrong -> (parameters, X, y, sample_weight, error, message)
+BAD = {
+    "an activation": ({"activation": "rely"}, IRIS, TWO, None, ValueError, "did you mean 'relu'"),
+    "an activation too many": ({"activation": ["relu"]}, IRIS, TWO, None, ValueError, "1 activations for 2 hidden"),
+    "a solver": ({"solver": "newton"}, IRIS, TWO, None, ValueError, "'solver' parameter of MLPClassifier"),
+    "a layer": ({"hidden_layer_sizes": (0,)}, IRIS, TWO, None, ValueError, "must be > 0, got"),
+    "a loss of values": ({"loss": portnn.losses.mse}, IRIS, TWO, None, ValueError, "one of values"),
+    "clipping": ({"clip_norm": -1.0}, IRIS, TWO, None, ValueError, "clip_norm"),
+    "clipping by lbfgs": ({"clip_norm": 1.0, **LBFGS}, IRIS, TWO, None, ValueError, "takes no clip_norm"),
+    "dropout by lbfgs": ({"dropout": 0.5, **LBFGS}, IRIS, TWO, None, ValueError, "one function to minimize"),
+    "functions for lbfgs": ({"callbacks": print, **LBFGS}, IRIS, TWO, None, ValueError, "has no epochs"),
+    "callbacks": ({"callbacks": [3]}, IRIS, TWO, None, TypeError, "got a int"),
+    "validation data": ({"validation_data": (IRIS,)}, IRIS, TWO, None, ValueError, r"must be a pair"),
+    "validation labels": ({"validation_data": (IRIS, SPECIES)}, IRIS, SPECIES > 0, None, ValueError, "not in `self.c"),
+    "a split": ({"early_stopping": True}, IRIS[:8], TWO[:8], None, ValueError, "test_size = 1 should be greater"),
+    "mixed labels": ({}, IRIS, MIXED, None, TypeError, "all strings or all numbers"),
+    "continuous labels": ({}, IRIS, LINEAR[:, 0], None, ValueError, "Unknown label type: continuous"),
+    "several columns": ({}, IRIS, np.stack([SPECIES, SPECIES], 1), None, ValueError, "MultiOutputClassifier"),
+    "a NaN": ({}, np.full((3, 2), np.nan), [0, 1, 0], None, ValueError, "Input X contains NaN"),
+    "a mask": ({}, np.ma.masked_array(IRIS, IRIS > 0), TWO, None, TypeError, "masked arrays are not supported"),
+    "negative weights": ({}, IRIS, TWO, -WEIGHTS, ValueError, "must be non-negative"),
+    "no weights": ({}, IRIS, TWO, 0 * WEIGHTS, ValueError, "at least one non-zero"),
+    "too few weights": ({}, IRIS, TWO, WEIGHTS[:9], ValueError, r"sample_weight has shape \(9,\), expected \(150,\)"),
+    "huge numbers": (
+        {"solver": "sgd"},
+        1e300 * IRIS,
+        TWO,
+        None,
+        ValueError,
+        "Solver produced non-finite parameter weights",
+    ),
+    "huge by lbfgs": (LBFGS, 1e300 * IRIS, TWO, None, ValueError, "Solver produced non-finite parameter weights"),
+}
+
+
+def same(a, b):
+    """Equal, arrays in lists too; what else an estimator keeps must be the very object of before."""
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    return a is b or (isinstance(a, str | int | float | tuple) and a == b)
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named_and_changes_nothing(what):
+    options, x, y, weight, error, message = BAD[what]
+    with pytest.raises(error, match=message) as raised:
+        ours.MLPClassifier(**{**WIDTH, **options}).fit(x, y, weight)
+    assert len(str(raised.value)) < 700
+    b = ours.MLPClassifier(**WIDTH).fit(IRIS, TWO)
+    before = {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(b).items()
+        if name not in options
+    }
+    with pytest.raises(error, match=message):
+        b.set_params(**options).fit(x, y, weight)
+    after = {name: value for name, value in vars(b).items() if name not in options}
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert same(after[name], value), name
+
+
+def test_partial_fit_says_what_it_needs():
+    b = ours.MLPClassifier(**WIDTH)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        b.partial_fit(IRIS, TWO)
+    with pytest.raises(ValueError, match="not in `self"):
+        b.partial_fit(IRIS, TWO, classes=["no", "perhaps"])
+    assert not [name for name in vars(b) if name.endswith("_")]
+    b.partial_fit(IRIS, TWO, classes=["no", "perhaps", "yes"])
+    with pytest.raises(ValueError, match="not the same as on last call"):
+        b.partial_fit(IRIS, TWO, classes=["no", "yes"])
+    with pytest.raises(ValueError, match="early_stopping"):
+        b.set_params(early_stopping=True).partial_fit(IRIS, TWO)
+    with pytest.raises(ValueError, match="wants all of the data"):
+        b.set_params(early_stopping=False, class_weight="balanced").partial_fit(IRIS, TWO)
+    assert not hasattr(ours.MLPClassifier(solver="lbfgs"), "partial_fit")
+    assert not hasattr(ours.MLPRegressor(solver="lbfgs"), "partial_fit")
+    with pytest.raises(ValueError, match="expects y >= 0"):
+        ours.MLPRegressor("poisson").fit(IRIS, LINEAR)
+    with pytest.raises(ValueError, match="set warm_start=False"):
+        ours.MLPRegressor(warm_start=True, max_iter=1).fit(IRIS, COUNTS).set_params(hidden_layer_sizes=3).fit(
+            IRIS, COUNTS
+        )
+    with pytest.raises(NotFittedError):
+        ours.MLPRegressor().predict(IRIS)
+
+
+def test_a_diverging_fit_keeps_its_best_network_with_early_stopping():
+    b = ours.MLPRegressor(**WIDTH, early_stopping=True, solver="sgd", learning_rate_init=5.0, activation="identity")
+    with pytest.warns(ConvergenceWarning, match="training diverged, the best network is kept"):
+        b.fit(IRIS, LINEAR)
+    assert np.isnan(b.validation_scores_[-1])
+    assert np.isfinite(r2_score(LINEAR, b.predict(IRIS)))
+
+
+def test_importing_portnn_does_not_import_scikit_learn():
+    code = "import sys, portnn; assert not {'sklearn', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; sys.modules['sklearn'] = None; import portnn.estimators"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "portnn[sklearn]"' in done.stderr
