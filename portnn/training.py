@@ -12,16 +12,17 @@ import numpy
 
 from portnn import checks, random
 from portnn.backends import Array
-from portnn.backends.base import Batch, Metrics
+from portnn.backends.base import Rows, State
 from portnn.diagnosis import first_non_finite
+from portnn.dropout import sample_words
 from portnn.errors import NonFiniteError, shown
-from portnn.evaluation import checked, judged, make_judge, means, read_back
+from portnn.evaluation import Judge, checked, judged, make_judge, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, Optimizer, get_optimizer
 from portnn.progress import Bar
-from portnn.step import Chunks, copied, make_step
+from portnn.step import Chunks, beginning, copied, drops, make_step
 
 Callback = Callable[[MLP, "History"], object]
 
@@ -84,7 +85,8 @@ def fit(
         A whole number of at least 1.
     batch_size
         A whole number of at least 1; by default 128, or all samples where they are fewer. The last batch of an epoch
-        may be smaller.
+        may be smaller. With batch norm at least 2; a last batch of one sample is normalized with the running statistics
+        and leaves them as they are.
     validation_data, validation_split
         A pair (x, t), or the fraction of the samples that is held out, chosen by ``seed``. ``val_loss`` counts class
         weights as the training does, and the sample weights of held-out samples.
@@ -95,7 +97,7 @@ def fit(
         norm clip_norm. With both, by value first.
     shuffle, seed
         The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
-        of the data.
+        of the data. So are the masks of dropout; members of an ensemble have masks of their own by their own seeds.
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -156,6 +158,8 @@ def fit(
         n = data.t.shape[0]
         if asked is not None and asked > n:
             warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=2)
+        if model.running is not None and min(asked or 128, n) == 1:
+            raise ValueError(f"{who}: batch norm needs at least 2 samples in a batch, batch_size is 1; raise it")
         step = make_step(
             *(model, entry, optimizer),
             clip_value=clip_value,
@@ -183,7 +187,7 @@ def fit(
 def _run(
     model: MLP,
     compiled: Chunks,
-    judge: Callable[[Array, Batch], Metrics],
+    judge: Judge,
     optimizer: Any,
     feed: Feed,
     held_out: Feed | None,
@@ -195,8 +199,8 @@ def _run(
     progress: bool,
 ) -> History:
     backend, history, count = model.backend, History(), 0
-    state = copied(backend, {"params": model.params, **optimizer.init(model.params)})
-    before = state
+    state = beginning(model, optimizer)
+    before, dropping = state, drops(model)
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
@@ -204,9 +208,12 @@ def _run(
         upcoming = random.order(seed, 0, feed.n) if shuffle else None
         for epoch in range(epochs):
             began, sums, order = time.perf_counter(), None, upcoming
+            words = sample_words(seed, epoch, feed.n) if dropping else None
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
                 chunk = feed.chunk(here if order is None else order[here])
+                if words is not None:
+                    chunk["samples"] = Rows(backend, backend.asarray(words[here]))
                 rows = _rows(optimizer, count, steps)
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = copied(backend, state)
@@ -214,7 +221,7 @@ def _run(
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
                     if here.stop == feed.n and order is not None and epoch + 1 < epochs:
                         upcoming = random.order(seed, epoch + 1, feed.n)  # while the device is at work
-                    total, finite = read_back(backend, metrics, state["params"])
+                    total, finite = read_back(backend, metrics, state["params"], state.get("running"))
                 except Exception as error:
                     if backend.ran_out_of_memory(error):
                         raise MemoryError(_too_large(model, steps, size)) from error
@@ -232,7 +239,7 @@ def _run(
                 sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
                 bar.advance(steps * size, functools.partial(means, sums))
             seconds = time.perf_counter() - began
-            model.params = state["params"]
+            _hand_over(model, state)
             entry = means(sums or {}, feed.n)
             if held_out is not None:
                 entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
@@ -243,15 +250,23 @@ def _run(
                 history.setdefault(name, []).append(value)
             _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
             ended = [callback(model, history) for callback in callbacks]
-            state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
+            state = before = {**state, **copied(backend, _held(model))}  # a callback may have set them
             if any(ended):
                 break
     except KeyboardInterrupt:
         history.interrupted = True
     finally:
-        model.params = before["params"]
+        _hand_over(model, before)
         bar.close()
     return history
+
+
+def _held(model: MLP) -> State:
+    return {"params": model.params} if model.running is None else {"params": model.params, "running": model.running}
+
+
+def _hand_over(model: MLP, state: State) -> None:
+    model.params, model.running = state["params"], state.get("running")
 
 
 def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
