@@ -9,6 +9,7 @@ from portnn import checks, random
 from portnn.backends import Array, get_backend
 from portnn.error_bars import judged, reference
 from portnn.errors import shown
+from portnn.layout import has_parts
 from portnn.losses import Loss, get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import SGD, get_optimizer
@@ -103,6 +104,11 @@ def compare_backends(
 
     """
     who, entry = "compare_backends", get_loss(loss)
+    if has_parts(model.layers, training=True):
+        raise ValueError(
+            f"{who}: no bars are derived for dropout, normalization and residuals, which the model has; compare its "
+            "outputs yourself: model.to(backend=...)(x)"
+        )
     steps = checks.check_count(who, "steps", steps, 0)
     optimizer = get_optimizer(SGD(0.1) if optimizer is None else optimizer)
     seed = random.check_seed(seed, who)

@@ -130,9 +130,8 @@ class EarlyStopping:
 
     def on_end(self, model: MLP, history: History) -> None:
         """Put the best parameters back."""
-        if self._best.params is not None:
-            model.params = self._best.params
-            self._best.params = None  # it may be large
+        self._best.put_into(model)
+        self._best.arrays = {}  # they may be large
 
 
 class Checkpoint:
@@ -187,7 +186,7 @@ class Checkpoint:
             model.save(self.path)
         elif self._best.see(model, history).any():
             best = model.to()
-            best.params = self._best.params
+            self._best.put_into(best)
             best.save(self.path)
 
     def on_end(self, model: MLP, history: History) -> None:
@@ -197,7 +196,7 @@ class Checkpoint:
 
 
 class _Best:
-    """The best value of an entry of the history and the parameters of that epoch, for each member by itself."""
+    """The best value of an entry of the history and the model of that epoch, for each member by itself."""
 
     def __init__(self, who: str, monitor: str, mode: str, min_delta: float, keep: bool) -> None:
         if not isinstance(monitor, str):
@@ -210,7 +209,7 @@ class _Best:
     def begin(self, history: History | None) -> None:
         """Start anew; ValueError if ``fit`` would write this name down, but has not got what it takes."""
         self.values = self.epochs = numpy.asarray(0)
-        self.params: Array | None = None
+        self.arrays: dict[str, Array] = {}  # parameters, and the running statistics of batch norm
         if history is not None and self.monitor in _KNOWN and self.monitor not in history.names:
             self._missing(history.names)
 
@@ -231,11 +230,18 @@ class _Best:
         if self.keep and better.any():
             backend = model.backend
             with model.scope():
-                if self.params is None or better.all():
-                    self.params = backend.asarray(model.params, copy=True)
-                else:
-                    self.params = backend.xp.where(backend.asarray(better[:, None]), model.params, self.params)
+                for name in ("params", "running"):
+                    new, old = getattr(model, name), self.arrays.get(name)
+                    if new is not None and (old is None or better.all()):
+                        self.arrays[name] = backend.asarray(new, copy=True)
+                    elif new is not None:
+                        self.arrays[name] = backend.xp.where(backend.asarray(better[:, None]), new, old)
         return better
+
+    def put_into(self, model: MLP) -> None:
+        """Copy what was kept into a model; leave it alone if nothing was."""
+        for name, a in self.arrays.items():
+            setattr(model, name, a)
 
     def _missing(self, names: Any) -> None:
         cure = "give validation_data or validation_split, or " if self.monitor.startswith("val_") else ""

@@ -16,7 +16,7 @@ from portnn import checks
 from portnn.backends import Array, dtype_name, get_backend, namespace
 from portnn.guests import taken_in
 from portnn.layout import Layer
-from portnn.network import forward, zero_of
+from portnn.network import forward, running_for, zero_of
 
 ROWS = 8192  # of a chunk at a time: what lies between the layers of all of them would take more room than the chunk
 
@@ -71,6 +71,7 @@ class Worker:
         self.layers: tuple[Layer, ...] = model.layers
         self.backend = model.backend if model.backend.owns(params) else get_backend(params)
         self.params = self.backend.asarray(params, copy=True)
+        self.running = running_for(model.running, self.params)
         self.precision, self.who, self.finite = model.matmul_precision, f"{who}, in a chunk", finite
 
     def __call__(self, block: Array) -> Array:
@@ -85,19 +86,24 @@ class Worker:
             for start in range(0, max(x.shape[0], 1), ROWS):  # a chunk may be empty
                 rows = x[start : start + ROWS, ...]
                 rows = rows if at_home else backend.asarray(rows, self.params.dtype)
-                y, _ = forward(self.layers, self.params, rows, zero=zero_of(self.params))
+                y, _ = forward(self.layers, self.params, rows, running=self.running, zero=zero_of(self.params))
                 outputs.append(y if at_home else backend.to_numpy(y))
             y = outputs[0] if len(outputs) == 1 else namespace(outputs[0]).concat(outputs, axis=-2)
             return leave(y)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The parameters travel as a host array."""
-        return {**self.__dict__, "params": self.backend.to_numpy(self.params)}
+        """The parameters travel as host arrays."""
+        return {**self.__dict__, **self._on_host()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Put them back on their device."""
         self.__dict__.update(state)
         self.params = self.backend.asarray(self.params, copy=True)
+        self.running = None if self.running is None else self.backend.asarray(self.running, copy=True)
+
+    def _on_host(self) -> dict[str, Any]:
+        running = None if self.running is None else self.backend.to_numpy(self.running)
+        return {"params": self.backend.to_numpy(self.params), "running": running}
 
     def __sizeof__(self) -> int:
         """Bytes of the parameters: Dask sends what is large once, and not with every task."""
@@ -107,13 +113,14 @@ class Worker:
         """The same network gives the same names to the chunks, by which results are found again."""
         host = self.backend.to_numpy(self.params)
         layers = [
-            (*layer[:2], layer.bias is None, layer.activation, repr(layer.before), repr(layer.after))
+            (*layer[:2], layer.bias is None, layer.activation, *map(repr, layer[6:9]), layer.residual)
             for layer in self.layers
         ]
+        bits = b"".join(b"" if a is None else a.tobytes() for a in self._on_host().values())
         return (
             "portnn",
             layers,
-            hashlib.sha256(host.tobytes()).hexdigest(),
+            hashlib.sha256(bits).hexdigest(),
             str(host.dtype),
             self.precision,
             self.finite,

@@ -16,7 +16,7 @@ from portnn.guests import home
 from portnn.layout import Layer
 from portnn.losses import Loss, get_loss
 from portnn.members import column
-from portnn.network import forward
+from portnn.network import forward, running_for
 from portnn.objective import Objective, losses_of, make_objective, share_of_losses, shares
 from portnn.primitives import Pair, only
 from portnn.tangents import jacobian, tangents
@@ -30,6 +30,7 @@ class Derivatives:
     backend: Backend
     dtype: str
     members: int | None
+    running: Any
     _params: Array
     matmul_precision: str
     scope: Callable[[], AbstractContextManager[Any]]
@@ -48,7 +49,7 @@ class Derivatives:
         params, x = together(params, x)
         backend = home(self.backend, params, x, "MLP.apply")
         with backend.scope(self.matmul_precision):
-            y, pullback = forward(self.layers, params, x)
+            y, pullback = forward(self.layers, params, x, running=running_for(self.running, params))
 
         def vjp(dy: Array) -> tuple[Array, ...]:
             with backend.scope(self.matmul_precision):
@@ -111,7 +112,7 @@ class Derivatives:
         with self.scope():
             x = self._input(x, who)
             dx, d_params = self._directions(x, dx, d_params, who)
-            pair, _ = tangents(self.layers, self._params, x, d_params, dx)
+            pair, _ = tangents(self.layers, self._params, x, d_params, dx, self.running)
             return pair
 
     def tangents(
@@ -139,7 +140,7 @@ class Derivatives:
             raise ValueError(_NO_DIRECTION.format("MLP.tangents"))
         backend = home(self.backend, params, x, "MLP.tangents")
         with backend.scope(self.matmul_precision):
-            pair, pullback = tangents(self.layers, params, x, d_params, dx)
+            pair, pullback = tangents(self.layers, params, x, d_params, dx, running_for(self.running, params))
 
         def vjp(y_bar: Array, dy_bar: Array) -> tuple[Array, ...]:
             with backend.scope(self.matmul_precision):
@@ -163,7 +164,7 @@ class Derivatives:
 
         """
         with self.scope():
-            return jacobian(self.layers, self._params, self._input(x, "MLP.jacobian"))
+            return jacobian(self.layers, self._params, self._input(x, "MLP.jacobian"), self.running)
 
     # -- of a loss --------------------------------------------------------------------------------------------
 
@@ -273,7 +274,7 @@ class Derivatives:
         with self.scope():
             entry = get_loss(loss)
             x, t, _, _ = self._batch(x, t, entry, None, None, "MLP.input_gradient")
-            y, pullback = forward(self.layers, self._params, x)
+            y, pullback = forward(self.layers, self._params, x, running=self.running)
             values, loss_pullback = pair_of(entry.pair, "loss", y, t)
             if tuple(values.shape) != tuple(y.shape[:-1]):
                 raise ValueError(f"MLP.input_gradient: loss {entry.name!r} returns a number per batch, not per sample")
@@ -314,7 +315,7 @@ class Derivatives:
             entry = get_loss(loss)
             x, t, weight, share = self._batch(x, t, entry, sample_weight, class_weight, who)
             _, v = self._directions(x, None, v, who, "v")
-            (y, dy), pullback = tangents(self.layers, self._params, x, v, None)
+            (y, dy), pullback = tangents(self.layers, self._params, x, v, None, self.running)
             options = {} if share is None else {"output_share": share}
             values, loss_pullback = pair_of(functools.partial(entry.pair, **options), "loss", y, t)
             bent = loss_curvature(entry, y, t, dy, share)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy
 
-from portnn.autograd import value_of
+from portnn.activations import identity
 from portnn.backends import Array
-from portnn.backends.base import Rows, State, Step, batch_at, summed
+from portnn.backends.base import Batch, Rows, State, Step, batch_at, summed
 from portnn.layout import placed
 from portnn.mlp import MLP
-from portnn.primitives import linear
+from portnn.network import Training, limits_of, passes
 
 
 def first_non_finite(
@@ -27,13 +27,9 @@ def first_non_finite(
         trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
         trial, metrics = step(trial, part, model.backend.scalars(rows[k], trial["params"].dtype))
         loss = summed(metrics)["loss"]
-        if not _finite(model, loss) or not _finite(model, trial["params"]):
+        if not all(_finite(model, a) for a in (loss, trial["params"], trial.get("running")) if a is not None):
             off = _members_off(model, trial["params"], loss)
-            before, after = state["params"], trial["params"]
-            if off:
-                before, after = before[off[0], ...], after[off[0], ...]
-                loss = loss[off[0], ...] if loss.ndim else loss  # a loss of the user's may be one for all members
-            return state, k, off, _where(model, before, after, loss, part["x"])
+            return state, k, off, _where(model, state, trial, loss, part, off[:1])
         state = trial
     return state, steps - 1, (), "a value was not finite, but not when the steps were run one by one"
 
@@ -46,25 +42,34 @@ def _members_off(model: MLP, params: Array, loss: Array) -> tuple[int, ...]:
     return tuple(numpy.flatnonzero(~finite).tolist())
 
 
-def _where(model: MLP, params: Array, updated: Array, loss: Array, x: Array) -> str:
-    before, after = placed(model.layers, params)
-    x = x if before is None else before(x)[0]
-    if not _finite(model, x):
+def _where(model: MLP, state: State, trial: State, loss: Array, batch: Batch, member: tuple[int, ...]) -> str:
+    """Name the first place that is not finite, in a member if there is one."""
+    layers, params, x = model.layers, state["params"], batch["x"]
+
+    def finite(a: Array, axes: int) -> bool:
+        return _finite(model, a[member[0], ...] if member and a.ndim > axes else a)
+
+    before, _ = placed(layers, params)
+    if not finite(x if before is None else before(x)[0], 2):
         return "the inputs are NaN or infinity behind their scaling"
-    for i, (layer, weight) in enumerate(zip(model.layers, model.weights_of(params), strict=True)):
-        z, _ = linear(x, weight, None if layer.bias is None else params[..., layer.bias])
-        x = value_of(layer.activation(z), f"MLP: the activation of layer {i}")
-        if after is not None and layer is model.layers[-1]:
-            x, _ = after(x)
-        if not _finite(model, z) or not _finite(model, x):
-            return f"the outputs of layer {i} are NaN or infinity"
-    if not _finite(model, loss):
+    limits = limits_of(layers, params)
+    training = Training(state.get("running"), state.get("units"), batch.get("samples"), limits)
+    for i, layer in enumerate(layers):
+        bare = layer._replace(activation=identity, compares_with_zero=False, after=None, dropout=None, residual=False)
+        for last in (bare, layer):  # z may be infinite where the activation of it is not
+            here = (*layers[:i], last)
+            y, *_ = passes(here, params[..., : layer.stop], x, None, training, None, None, input_gradient=False)
+            if not finite(y, 2):
+                return f"the outputs of layer {i} are NaN or infinity"
+    if not finite(loss, 0):
         return "the loss is NaN or infinity"
-    for i, layer in enumerate(model.layers):
-        if not _finite(model, updated[..., layer.weight]):
-            return f"the update of weights[{i}] (layer {i}) is NaN or infinity"
-        if layer.bias is not None and not _finite(model, updated[..., layer.bias]):
-            return f"the update of biases[{i}] (layer {i}) is NaN or infinity"
+    names = {"weight": "weights", "bias": "biases", "gain": "gains", "shift": "shifts"}
+    for i, layer in enumerate(layers):
+        for part, (place, _) in layer.parts.items():
+            if not finite(trial["params"][..., place], 1):
+                return f"the update of {names[part]}[{i}] (layer {i}) is NaN or infinity"
+    if "running" in trial and not finite(trial["running"], 1):
+        return "the running statistics are NaN or infinity"
     return "a value is NaN or infinity"
 
 

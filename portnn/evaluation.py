@@ -21,6 +21,8 @@ from portnn.network import forward, zero_of
 from portnn.objective import check_losses
 from portnn.pure import Pure, name_of, network_key
 
+Judge = Callable[[Array, Array | None, Batch], Metrics]
+
 
 def evaluate(
     model: MLP,
@@ -170,11 +172,11 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
         feed, layers = Feed(backend, x, {}, model.params.dtype, one_pass=True), model.layers
         known = network_key(model)
 
-        def outputs(params: Array, x: Array) -> Array:
-            return forward(layers, params, x, zero=zero_of(params))[0]
+        def outputs(params: Array, running: Array | None, x: Array) -> Array:
+            return forward(layers, params, x, running=running, zero=zero_of(params))[0]
 
         run = backend.compiled(Pure(outputs, known and ("outputs", known)))
-        blocks = [f(run(model.params, batch["x"])) for batch in feed.in_order(rows)]
+        blocks = [f(run(model.params, model.running, batch["x"])) for batch in feed.in_order(rows)]
         if on_host:
             blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
         concat = numpy.concatenate if on_host else backend.xp.concat
@@ -233,15 +235,16 @@ def _taken_in(model: MLP, x: Array, who: str) -> tuple[Array, Callable[[Array], 
     return x, leave
 
 
-def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Callable[[Array, Batch], Metrics]:
-    """Return the function (params, batch) -> sums of loss, weights and right answers."""
+def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
+    """Return the function (params, running, batch) -> sums of loss, weights and right answers."""
     count = counter(loss)
     options = {} if share is None else {"output_share": model.backend.asarray(share, model.params.dtype)}
     layers, network, pair = model.layers, network_key(model), name_of(loss.pair)
     known = network and pair and ("judge", network, pair, loss.kind, None if share is None else share.tobytes())
 
-    def judge(params: Array, batch: Batch) -> Metrics:
-        y, weight = forward(layers, params, batch["x"], zero=zero_of(params))[0], batch.get("weight")
+    def judge(params: Array, running: Array | None, batch: Batch) -> Metrics:
+        y, _ = forward(layers, params, batch["x"], running=running, zero=zero_of(params))
+        weight = batch.get("weight")
         values = value_of(loss.pair(y, batch["t"], **options), "loss")
         check_losses(values, y)
         per_sample = count(y, batch["t"])
@@ -273,26 +276,34 @@ def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
     return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
 
 
-def judged(model: MLP, judge: Callable[[Array, Batch], Metrics], feed: Feed) -> dict[str, Any]:
+def judged(model: MLP, judge: Judge, feed: Feed) -> dict[str, Any]:
     """Return the means that ``judge`` sums up over all batches of ``feed``."""
     sums: dict[str, Any] = {}
     for batch in feed.in_order():
-        total, _ = read_back(model.backend, judge(model.params, batch), model.params)
+        total, _ = read_back(model.backend, judge(model.params, model.running, batch), model.params)
         sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
     return means(sums, feed.n)
 
 
-def read_back(backend: Backend, metrics: Metrics, params: Array) -> tuple[dict[str, Any], bool]:
-    """Return the metrics as host float64, and whether loss and parameters are finite: the one read of a chunk."""
-    *values, flag = backend.to_numpy(backend.compiled(_TO_READ)(metrics, params)).astype("float64")
+def read_back(
+    backend: Backend, metrics: Metrics, params: Array, running: Array | None = None
+) -> tuple[dict[str, Any], bool]:
+    """Return the metrics as host float64, and whether loss, parameters and running statistics are finite.
+
+    The one read of a chunk.
+    """
+    *values, flag = backend.to_numpy(backend.compiled(_TO_READ)(metrics, params, running)).astype("float64")
     total = dict(zip(sorted(metrics), values, strict=True))
     return total, bool((flag > 0.0).all() and numpy.isfinite(total["loss"]).all())
 
 
-def _to_read(metrics: Metrics, params: Array) -> Array:
+def _to_read(metrics: Metrics, params: Array, running: Array | None) -> Array:
     """Return the metrics and 1 where the parameters are finite as rows of one array, in the order of their names."""
     xp = namespace(params)
-    finite = xp.astype(xp.all(xp.isfinite(params)), params.dtype)
+    finite = xp.all(xp.isfinite(params))
+    if running is not None:
+        finite = xp.logical_and(finite, xp.all(xp.isfinite(running)))
+    finite = xp.astype(finite, params.dtype)
     shape = metrics["loss"].shape
     return xp.stack([xp.broadcast_to(a, shape) for a in (*(metrics[name] for name in sorted(metrics)), finite)])
 

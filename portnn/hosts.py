@@ -17,7 +17,7 @@ from portnn.autograd import pair_of
 from portnn.backends import HOST, Array, device, namespace
 from portnn.evaluation import checked
 from portnn.feed import CHUNK_ROWS, Feed
-from portnn.layout import Layer, placed
+from portnn.layout import Layer, has_parts, placed
 from portnn.losses import get_loss, penalty
 from portnn.mlp import MLP
 from portnn.network import forward, weights_of
@@ -87,7 +87,8 @@ def scipy_objective(
     weight = numpy.ones(feed.n) if data.weight is None else data.weight
     network, pair = network_key(model), name_of(entry.pair)
     shares = None if data.share is None else data.share.tobytes()
-    known = network and pair and ("objective", network, pair, shares)
+    fixed = None if model.running is None else backend.to_numpy(model.running).tobytes()
+    known = network and pair and ("objective", network, pair, shares, fixed)
 
     def of_block(params: Array, batch: dict[str, Array]) -> tuple[Array, Array]:
         return objective(params, batch["x"], batch["t"], batch.get("weight"))[:2]
@@ -159,6 +160,7 @@ def scipy_residuals(
         model.n_params,
         model.scope,
     )
+    running = model.running
     n_outputs = model.sizes[-1]
     with scope():
         data = checked(model, loss, x, t, None, None, who)
@@ -168,14 +170,15 @@ def scipy_residuals(
     weight = checks.check_sample_weight(sample_weight, n, who)
     root = None if weight is None else numpy.sqrt(weight)[:, None]
     # of a weight the derivatives for all samples of a block are made at once
-    rows_at_once = max(1, min(CHUNK_ROWS, MOST // max(layer.fan_in * layer.fan_out for layer in layers)))
+    widest = n_params if has_parts(layers) else max(layer.fan_in * layer.fan_out for layer in layers)
+    rows_at_once, slopes = max(1, min(CHUNK_ROWS, MOST // widest)), _by_samples if has_parts(layers) else _slopes
 
     def residuals(params: Any) -> Vector:
         out = numpy.empty((n, n_outputs))
         with scope(), HOST.scope():
             there = backend.asarray(_vector(params, n_params, who), dtype)
             for rows in _blocks(n, CHUNK_ROWS):
-                out[rows] = backend.to_numpy(forward(layers, there, feed.gather(rows)["x"])[0])
+                out[rows] = backend.to_numpy(forward(layers, there, feed.gather(rows)["x"], running=running)[0])
             out -= targets
             if root is not None:
                 out *= root
@@ -186,7 +189,7 @@ def scipy_residuals(
         with scope(), HOST.scope():
             there = backend.asarray(_vector(params, n_params, who), dtype)
             for rows in _blocks(n, rows_at_once):
-                for k, part, values in _slopes(layers, there, feed.gather(rows)["x"]):
+                for k, part, values in slopes(layers, there, feed.gather(rows)["x"], running):
                     out[rows, k, part] = backend.to_numpy(values)
             if root is not None:
                 out *= root[:, :, None]
@@ -195,7 +198,25 @@ def scipy_residuals(
     return residuals, jacobian
 
 
-def _slopes(layers: tuple[Layer, ...], params: Array, x: Array) -> Iterator[tuple[int, slice, Array]]:
+def _by_samples(
+    layers: tuple[Layer, ...], params: Array, x: Array, running: Array | None
+) -> Iterator[tuple[int, slice, Array]]:
+    """Do what :func:`_slopes` does for any network: each sample is the batch of a member, all have the same parameters.
+
+    So a pullback for each output gives the gradients of all samples.
+    """
+    xp, n = namespace(params), x.shape[0]
+    each = xp.broadcast_to(params, (n, params.shape[-1]))
+    y, pullback = forward(layers, each, x[:, None, :], running=running)
+    eye = xp.eye(y.shape[-1], dtype=params.dtype, device=device(params))
+    for k in range(y.shape[-1]):
+        d_params, _ = pullback(xp.broadcast_to(eye[k : k + 1, :], y.shape))
+        yield k, slice(0, params.shape[-1]), d_params
+
+
+def _slopes(
+    layers: tuple[Layer, ...], params: Array, x: Array, running: Array | None
+) -> Iterator[tuple[int, slice, Array]]:
     """Go through (output k, a part of the parameters, d output k / d part for each sample: ``(batch, length)``).
 
     For a layer z = a weight + bias: d y_k / d weight_ij = a_i d y_k / d z_j, and d y_k / d bias = d y_k / d z.

@@ -14,7 +14,16 @@ from portnn.backends import HOST, Array, dtype_name, get_backend, one_of
 from portnn.backends.base import FLOATS
 from portnn.chunked import by_chunks, wants_chunks
 from portnn.derivatives import Derivatives
-from portnn.layout import check_seeds, check_sizes, initial_params, layout, per_layer
+from portnn.layout import (
+    check_seeds,
+    check_sizes,
+    first_running,
+    initial_params,
+    layout,
+    of_members,
+    options,
+    per_layer,
+)
 from portnn.members import chosen
 from portnn.network import forward, weights_of, zero_of
 from portnn.scaling import Scaling, check_width
@@ -22,6 +31,10 @@ from portnn.scaling import Scaling, check_width
 
 class MLP(Derivatives):
     """A multilayer perceptron: x -> activation(x weight + bias), layer after layer; the last one gives raw outputs.
+
+    With all that a hidden layer can have: x -> dropout(activation(normalization(x weight + bias))) + x. Dropout, and
+    batch norm by the statistics of each batch, are for :func:`portnn.fit`; everywhere else, outputs, losses and
+    derivatives are those of the network in prediction, which drops nothing and uses the running statistics.
 
     Parameters
     ----------
@@ -45,6 +58,16 @@ class MLP(Derivatives):
     members
         None for one network; M for M networks that compute together, with seeds seed, seed + 1, ...; ``model[i]`` is
         one of them.
+    dropout
+        The rate in [0, 1) at which outputs of hidden units are dropped in training, and the rest enlarged by
+        1 / (1 - rate); or a sequence of one entry per hidden layer, each of them a rate, or a sequence of one rate for
+        each member.
+    normalization
+        None, ``"layer"`` or ``"batch"``, before the activation of every hidden layer, or a sequence of one per hidden
+        layer; see :mod:`portnn.normalization`.
+    residual
+        True: every hidden layer that is as wide as its input adds it to its output; or a sequence of one per hidden
+        layer.
     inputs, outputs
         A :class:`portnn.Standardize` or :class:`portnn.Rescale` as the first and the last layer, so that raw pixels or
         physical units go in and come out; losses are in the units of the outputs. None leaves numbers as they are.
@@ -54,9 +77,13 @@ class MLP(Derivatives):
     Attributes
     ----------
     params
-        ``(n_params,)`` or ``(members, n_params)``: weight 0 row by row, bias 0, weight 1, bias 1, ...
-    weights, biases
+        ``(n_params,)`` or ``(members, n_params)``: weight 0 row by row, bias 0, weight 1, bias 1, ...; the gain and the
+        shift of a normalization stand behind the bias of their layer.
+    weights, biases, gains, shifts
         Tuples of views into ``params``: ``(in_features, out_features)`` and ``(out_features,)``, after the member axis.
+    running
+        ``(n_running,)`` or ``(members, n_running)``: of each batch norm the running mean and the running variance,
+        which training moves a tenth of the way to those of each batch; None without.
 
     Examples
     --------
@@ -81,21 +108,27 @@ class MLP(Derivatives):
         device: Any = None,
         seed: int | Sequence[int] | None = 0,
         members: int | None = None,
+        dropout: Any = 0.0,
+        normalization: Any = None,
+        residual: bool | Sequence[bool] = False,
         inputs: Scaling | None = None,
         outputs: Scaling | None = None,
         matmul_precision: str = "float32",
     ) -> None:
         self.sizes = check_sizes(sizes)
-        self.layers = layout(self.sizes, activation, bias, inputs, outputs)
+        self.members = None if members is None else checks.check_count("MLP", "members", members)
+        hidden = {"dropout": dropout, "normalization": normalization, "residual": residual}
+        self.layers = layout(self.sizes, activation, bias, inputs, outputs, **hidden, members=self.members)
         self.backend = get_backend(backend, device)
         self.dtype = dtype_name(dtype)
         self._check_width(self.dtype)
         self.matmul_precision = one_of("matmul_precision", matmul_precision, ("float32", "tf32"))
-        self.members = None if members is None else checks.check_count("MLP", "members", members)
         self.seed, seeds = check_seeds(seed, self.members)
         dtype_object = self.backend.float_dtype(self.dtype)
         start = initial_params(self.layers, per_layer("init", init, len(self.layers)), seeds)
         self._params = self.backend.asarray(start if members is not None else start[0, :], dtype_object, copy=True)
+        first = first_running(self.layers, self.members)
+        self._running = None if first is None else self.backend.asarray(first, dtype_object, copy=True)
         if self._params.dtype != dtype_object:  # a library that hands out another width under that name
             raise ValueError(f"MLP: {self.backend.name} gave {self._params.dtype} for dtype {self.dtype!r}")
 
@@ -105,7 +138,8 @@ class MLP(Derivatives):
         shared = len(set(names[:-1])) <= 1 and names[-1] == "identity"
         shown = repr((names[0] if len(names) > 1 else "identity") if shared else names)
         scalings = {"inputs": self.layers[0].before, "outputs": self.layers[-1].after}
-        extra = "".join(f", {name}={type(s).__name__}" for name, s in scalings.items() if s is not None)
+        extra = "".join(f", {name}={value!r}" for name, value in options(self.layers).items())
+        extra += "".join(f", {name}={type(s).__name__}" for name, s in scalings.items() if s is not None)
         extra += "" if self.members is None else f", members={self.members}"
         return (
             f"MLP({self.sizes}, activation={shown}, dtype={self.dtype!r}, backend={self.backend.name!r}, "
@@ -116,9 +150,8 @@ class MLP(Derivatives):
 
     @property
     def n_params(self) -> int:
-        """Number of parameters of one network: the sum of (fan_in + 1) fan_out over the layers with a bias."""
-        last = self.layers[-1]
-        return (last.weight if last.bias is None else last.bias).stop
+        """Number of parameters of one network: (fan_in + 1) fan_out for a layer with a bias, 2 fan_out for its norm."""
+        return self.layers[-1].stop
 
     @property
     def params(self) -> Array:
@@ -127,12 +160,29 @@ class MLP(Derivatives):
 
     @params.setter
     def params(self, value: Array) -> None:
-        theirs, shape = checks.check_array(value, "MLP.params", "value"), tuple(self._params.shape)
+        self._params = self._copied(value, self._params, "MLP.params")
+
+    @property
+    def running(self) -> Array | None:
+        """The running statistics of batch norm, or None; set them to copy new values in."""
+        return self._running
+
+    @running.setter
+    def running(self, value: Array | None) -> None:
+        if self._running is None:
+            if value is not None:
+                message = "MLP.running: the model has no batch norm, so it keeps no statistics; expected None"
+                raise ValueError(message)
+        else:
+            self._running = self._copied(value, self._running, "MLP.running")
+
+    def _copied(self, value: Any, like: Array, who: str) -> Array:
+        theirs, shape = checks.check_array(value, who, "value"), tuple(like.shape)
         if tuple(value.shape) != shape:
-            raise ValueError(f"MLP.params: got shape {tuple(value.shape)}, expected {shape}")
+            raise ValueError(f"{who}: got shape {tuple(value.shape)}, expected {shape}")
         value = value if self.backend.owns(value) else theirs.to_numpy(value)
         with self.backend.scope(), HOST.scope():  # what is too large becomes infinite, which fit and predict refuse
-            self._params = self.backend.asarray(value, self._params.dtype, copy=True)
+            return self.backend.asarray(value, like.dtype, copy=True)
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -142,10 +192,23 @@ class MLP(Derivatives):
     @property
     def biases(self) -> tuple[Array | None, ...]:
         """Views of the biases, ``(out_features,)`` each; None where a layer has none."""
-        return tuple(None if layer.bias is None else self._params[..., layer.bias] for layer in self.layers)
+        return self._views("bias")
+
+    @property
+    def gains(self) -> tuple[Array | None, ...]:
+        """Views of the gains of the normalizations, ``(out_features,)`` each; None where a layer has none."""
+        return self._views("gain")
+
+    @property
+    def shifts(self) -> tuple[Array | None, ...]:
+        """Views of the shifts of the normalizations, ``(out_features,)`` each; None where a layer has none."""
+        return self._views("shift")
+
+    def _views(self, part: str) -> tuple[Array | None, ...]:
+        return tuple(self._params[..., a.parts[part][0]] if part in a.parts else None for a in self.layers)
 
     def decayed(self) -> Array:
-        """Return a vector that is 1 where a parameter is a weight and 0 where it is a bias, which no decay touches."""
+        """Return a vector that is 1 where a parameter is a weight, and 0 elsewhere: no decay touches what is not."""
         mask = HOST.xp.zeros(self.n_params, dtype=HOST.xp.float32)
         for layer in self.layers:
             mask[layer.weight] = 1.0
@@ -176,7 +239,7 @@ class MLP(Derivatives):
             x = self._input(x, "MLP")
             if not self.backend.is_concrete(x):  # differentiated by others, perhaps
                 return self.apply(self._params, x)
-            return forward(self.layers, self._params, x, zero=zero_of(self._params))[0]
+            return forward(self.layers, self._params, x, running=self._running, zero=zero_of(self._params))[0]
 
     def _check_width(self, dtype: str) -> None:
         if dtype in FLOATS:
@@ -193,12 +256,16 @@ class MLP(Derivatives):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy the parameters as a host array; the library is opened anew where they are read."""
-        return {**self.__dict__, "_params": self.backend.to_numpy(self._params)}
+        arrays = {name: self.__dict__[name] for name in ("_params", "_running")}
+        arrays = {name: None if a is None else self.backend.to_numpy(a) for name, a in arrays.items()}
+        return {**self.__dict__, **arrays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Put the parameters back on their device."""
         self.__dict__.update(state)
-        self._params = self.backend.asarray(self._params, self.backend.float_dtype(self.dtype), copy=True)
+        dtype = self.backend.float_dtype(self.dtype)
+        self._params = self.backend.asarray(self._params, dtype, copy=True)
+        self._running = None if self._running is None else self.backend.asarray(self._running, dtype, copy=True)
 
     # -- copies and files -------------------------------------------------------------------------------------
 
@@ -219,8 +286,11 @@ class MLP(Derivatives):
         )
         dtype = self.dtype if dtype is None else dtype_name(dtype)
         self._check_width(dtype)
-        params = target.received(self._params, self.backend, target.float_dtype(dtype))
-        return self._with(backend=target, dtype=dtype, _params=params)
+        params, running = (
+            None if a is None else target.received(a, self.backend, target.float_dtype(dtype))
+            for a in (self._params, self._running)
+        )
+        return self._with(backend=target, dtype=dtype, _params=params, _running=running)
 
     def __getitem__(self, index: Any) -> MLP:
         """Return member ``index`` as a network of its own, or an MLP of those at a slice or a sequence of numbers.
@@ -237,11 +307,16 @@ class MLP(Derivatives):
         """
         at, (_, seeds) = chosen(index, self.members), check_seeds(self.seed, self.members)
         with self.scope():
-            if isinstance(at, int):
-                params = self.backend.asarray(self._params[at, ...], copy=True)
-                return self._with(members=None, seed=seeds[at], _params=params)
-            params = self.backend.xp.stack([self._params[i, ...] for i in at])
-            return self._with(members=len(at), seed=[seeds[i] for i in at], _params=params)
+            params, running = (None if a is None else self._rows(a, at) for a in (self._params, self._running))
+        new = {"layers": of_members(self.layers, at), "_params": params, "_running": running}
+        if isinstance(at, int):
+            return self._with(members=None, seed=seeds[at], **new)
+        return self._with(members=len(at), seed=[seeds[i] for i in at], **new)
+
+    def _rows(self, a: Array, at: int | list[int]) -> Array:
+        if isinstance(at, int):
+            return self.backend.asarray(a[at, ...], copy=True)
+        return self.backend.xp.stack([a[i, ...] for i in at])
 
     def __iter__(self) -> Iterator[MLP]:
         """Go through the members, each as a network of its own."""
@@ -254,27 +329,32 @@ class MLP(Derivatives):
         return new
 
     def check_finite(self, who: str) -> None:
-        """Raise ValueError that names the first weight or bias with a NaN or an infinity."""
+        """Raise ValueError that names the first weight, bias, gain or shift with a NaN or an infinity."""
         xp = self.backend.xp
         with self.scope():
-            if bool(xp.all(xp.isfinite(self._params))):
+            if all(bool(xp.all(xp.isfinite(a))) for a in (self._params, self._running) if a is not None):
                 return
-            for kind, arrays in (("weights", self.weights), ("biases", self.biases)):
+            kinds = {"weights": self.weights, "biases": self.biases, "gains": self.gains, "shifts": self.shifts}
+            for kind, arrays in kinds.items():
                 for i, a in enumerate(arrays):
                     if a is not None and not bool(xp.all(xp.isfinite(a))):
                         message = f"{who}: {kind}[{i}] of the model holds NaN or infinity; train or load it again"
                         raise ValueError(message)
+            message = f"{who}: the running statistics of the model hold NaN or infinity; train or load it again"
+            raise ValueError(message)
 
     def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
         """Write the model to a safetensors file, whole or not at all.
 
-        Tensors ``layers.i.weight`` (in_features, out_features) and ``layers.i.bias``; the configuration is in the
-        metadata under ``portnn``, beside texts of yours, which ``portnn.model_file.metadata`` reads. Parameters that
-        are not finite, and activations of your own, are refused.
+        Tensors ``layers.i.weight`` (in_features, out_features) and ``layers.i.bias``, of a normalization ``gain``,
+        ``shift``, ``running_mean`` and ``running_variance``; the configuration is in the metadata under ``portnn``,
+        beside texts of yours, which ``portnn.model_file.metadata`` reads. Parameters that are not finite, and
+        activations of your own, are refused.
         """
         self.check_finite("MLP.save")
         config = {"sizes": self.sizes, "dtype": self.dtype, "members": self.members, "seed": self.seed}
-        model_file.write(path, config, self.layers, self.backend.to_numpy(self._params), metadata)
+        running = None if self._running is None else self.backend.to_numpy(self._running)
+        model_file.write(path, config, self.layers, self.backend.to_numpy(self._params), running, metadata)
 
     @classmethod
     def load(
@@ -284,8 +364,8 @@ class MLP(Derivatives):
 
         Raises FormatError if the file is not such a model; nothing in a file is ever executed.
         """
-        config, params = model_file.read(path)
+        config, params, running = model_file.read(path)
         model = cls(**config, init="zeros")
-        model.params = params
+        model.params, model.running = params, running
         model.check_finite("MLP.load")
         return model.to(backend=backend, device=device, dtype=dtype)

@@ -12,11 +12,11 @@ from portnn.checks import check_penalty
 from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty, weighted_mean
 from portnn.members import column
-from portnn.network import forward
+from portnn.network import Training, passes
 from portnn.primitives import only
 
 Objective = Callable[..., tuple[Array, Array, Array]]
-Losses = Callable[..., tuple[Array, Array | None, Array, Array]]
+Losses = Callable[..., tuple[Array, Array | None, Array, Array, Array | None]]
 
 
 def make_losses(
@@ -25,8 +25,12 @@ def make_losses(
     like: Array,
     extra: Callable[[Array], tuple[Array, Array]] | None,
     per_batch: bool = False,
+    running: Array | None = None,
 ) -> Losses:
-    """Return the function (params, x, t, weight) -> (losses, penalty, grad, outputs).
+    """Return the function (params, x, t, weight, training=None) -> (losses, penalty, grad, outputs, running).
+
+    Without ``training`` it is the network as it predicts: nothing is dropped, and batch norm uses the ``running``
+    statistics. With it, these come back as they are after the batch.
 
     ``losses`` is one number per sample, ``(..., batch)``, or one for all of them, ``(...)``, where a loss of the user's
     takes the mean itself; ``grad`` is the gradient of their weighted mean plus the penalty. ``pair`` is the loss,
@@ -39,15 +43,17 @@ def make_losses(
     share_of, tiny = shares(like), float(xp.finfo(like.dtype).smallest_normal)
     scalings = placed(layers, like)
 
-    def losses(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array | None, Array, Array]:
-        y, pullback = forward(layers, params, x, zero=zero, scalings=scalings, input_gradient=False)
+    def losses(
+        params: Array, x: Array, t: Array, weight: Array | None, training: Training | None = None
+    ) -> tuple[Array, Array | None, Array, Array, Array | None]:
+        y, pullback, after = passes(layers, params, x, running, training, zero, scalings, input_gradient=False)
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
         dy = loss_pullback(share_of_losses(values, y, weight, share_of))
         grad, _ = pullback(only(dy))
         if extra is None:
-            return values, None, grad, y
+            return values, None, grad, y, after
         more, slope = extra(params)
         if per_batch:
             part = 1.0 / y.shape[-2]
@@ -55,7 +61,7 @@ def make_losses(
                 total = namespace(weight).sum
                 part = total(share_of(weight, y.shape[-2])) / (total(weight) + tiny)
             more, slope = more * part, slope * part
-        return values, more, grad + slope, y
+        return values, more, grad + slope, y, after
 
     return losses
 
@@ -104,7 +110,7 @@ def losses_of(
     if l1 or l2:
         l1, l2 = model.backend.scalars((column(l1), column(l2)), model.params.dtype)
         extra = functools.partial(penalty, decayed=model.decayed(), l1=l1, l2=l2)
-    return make_losses(model.layers, pair, model.params, extra, per_batch)
+    return make_losses(model.layers, pair, model.params, extra, per_batch, model.running)
 
 
 def make_objective(losses: Losses, like: Array) -> Objective:
@@ -114,7 +120,7 @@ def make_objective(losses: Losses, like: Array) -> Objective:
     tiny = float(xp.finfo(like.dtype).smallest_normal)
 
     def objective(params: Array, x: Array, t: Array, weight: Array | None) -> tuple[Array, Array, Array]:
-        value, more, grad, y = losses(params, x, t, weight)
+        value, more, grad, y, _ = losses(params, x, t, weight)
         if value.ndim == y.ndim - 1:
             total = y.shape[-2] if weight is None else namespace(weight).sum(weight) + tiny
             value, _ = weighted_mean(value, one if weight is None else weight, total)

@@ -94,7 +94,8 @@ def to_onnx(
     x = ndonnx.argument(shape=("batch", host.sizes[0]), dtype=getattr(ndonnx, host.dtype))
     try:
         params = ndonnx.asarray(host.params)
-        y = of(forward(host.layers, params, x, zero=zero_of(params))[0])
+        running = None if host.running is None else ndonnx.asarray(host.running)
+        y = of(forward(host.layers, params, x, running=running, zero=zero_of(params))[0])
     except (NotImplementedError, TypeError, AttributeError, ValueError) as error:
         raise TypeError(
             f"to_onnx: ndonnx cannot note the forward pass ({type(error).__name__}: {reason(error)}); activations of "

@@ -50,7 +50,9 @@ class Pure:
 def network_key(model: MLP) -> Hashable | None:
     """Return what identifies the function of a model, its parameters apart; None with a function of the user's."""
     layers = tuple(
-        (a.fan_in, a.fan_out, a.bias is None, a.before, a.after, name_of(a.activation)) for a in model.layers
+        (a.fan_in, a.fan_out, a.bias is None, a.before, a.after)
+        + (a.normalization and a.normalization.kind, a.dropout and a.dropout.rate, a.residual, name_of(a.activation))
+        for a in model.layers
     )
     place = (model.dtype, model.backend.device_name, model.matmul_precision)
     return None if None in (layer[-1] for layer in layers) else (layers, place)

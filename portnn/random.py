@@ -37,6 +37,8 @@ class Purpose(enum.IntEnum):
     PARAMETERS = 1
     ORDER = 2
     SPLIT = 3
+    DROPOUT = 4
+    UNITS = 5
 
 
 def check_seed(seed: object, who: str = "seed") -> int:

@@ -15,11 +15,14 @@ from portnn.backends import Array, Backend, device, namespace
 from portnn.backends.base import Batch, Chunk, Metrics, Rows, State
 from portnn.checks import check_penalty
 from portnn.clipping import clip_by_norm, clip_by_value
+from portnn.dropout import unit_words
 from portnn.errors import reason
 from portnn.evaluation import counter
+from portnn.layout import check_seeds
 from portnn.losses import Loss
 from portnn.members import check_members
 from portnn.mlp import MLP
+from portnn.network import Training, limits_of
 from portnn.objective import losses_of, shares
 from portnn.optimizers import Optimizer
 from portnn.pure import Pure, name_of, network_key
@@ -76,6 +79,30 @@ def copied(backend: Backend, state: State) -> State:
     return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
 
 
+def beginning(model: MLP, optimizer: Any, who: str = "fit") -> State:
+    """Return copies of what a step carries on: parameters, what the optimizer keeps, and what the layers do.
+
+    Those are the ``running`` statistics of batch norm and the words of the ``units`` with dropout, which never change.
+    """
+    state = {"params": model.params, **optimizer.init(model.params)}
+    more = {} if model.running is None else {"running": model.running}
+    if drops(model):
+        widths = [0 if a.dropout is None else a.fan_out for a in model.layers]
+        words = numpy.stack([unit_words(seed, widths) for seed in check_seeds(model.seed, model.members)[1]])
+        more["units"] = model.backend.asarray(words if model.members is not None else words[0])
+    for name in more:
+        if name in state:
+            raise ValueError(
+                f"{who}: the optimizer keeps an array named {name!r}, which the model has; name it otherwise"
+            )
+    return copied(model.backend, {**state, **more})
+
+
+def drops(model: MLP) -> bool:
+    """Whether a layer has dropout: a batch must then bring the words of its samples, ``samples``."""
+    return any(layer.dropout is not None for layer in model.layers)
+
+
 def make_step(
     model: MLP,
     loss: Loss,
@@ -91,9 +118,9 @@ def make_step(
 ) -> Pure:
     """Return the pure training step (state, batch, h) -> (state, metrics).
 
-    ``state`` holds ``params`` and the optimizer's arrays, ``batch`` x, t and perhaps weight, ``h`` the optimizer's row.
-    Metrics are one number per sample, ``(..., batch)``. With ``per_batch`` those of a batch add up to its loss times
-    its number of samples, whatever their weights; see :func:`portnn.fit`.
+    ``state`` is as in :func:`beginning`, ``batch`` holds x, t and perhaps weight and samples, ``h`` is the optimizer's
+    row. Metrics are one number per sample, ``(..., batch)``. With ``per_batch`` those of a batch add up to its loss
+    times its number of samples, whatever their weights; see :func:`portnn.fit`.
     """
     backend, like = model.backend, model.params
     for name in getattr(optimizer, "per_member", ()):
@@ -103,12 +130,18 @@ def make_step(
     share = None if output_share is None else backend.asarray(output_share, like.dtype)
     losses, share_of = losses_of(model, loss, share, l1, l2, who, per_batch), shares(like)
     pair = loss.pair if share is None else functools.partial(loss.pair, output_share=share)
+    limits = limits_of(model.layers, like)
+    own = [name for name, there in (("running", model.running is not None), ("units", drops(model))) if there]
     by_value, by_norm = (_limit(model, limit) for limit in (clip_value, clip_norm))
 
     def advance(state: State, batch: Batch, h: Any) -> tuple[State, Array, Array]:
         weight = batch.get("weight")
-        params, rest = state["params"], {name: a for name, a in state.items() if name != "params"}
-        loss_of, penalty, grad, y = losses(params, batch["x"], batch["t"], weight)
+        params, rest = state["params"], {name: a for name, a in state.items() if name not in ("params", *own)}
+        layers = {name: state[name] for name in own}
+        training = Training(**layers, samples=batch.get("samples"), limits=limits)
+        loss_of, penalty, grad, y, running = losses(params, batch["x"], batch["t"], weight, training)
+        if running is not None:
+            layers["running"] = running
         if by_value is not None:
             grad = clip_by_value(grad, by_value)
         if by_norm is not None:
@@ -116,7 +149,7 @@ def make_step(
         params, rest = optimizer.update(params, grad, rest, h, decayed)
         if loss_of.ndim < y.ndim - 1:
             loss_of = namespace(y).broadcast_to(loss_of[..., None], y.shape[:-1])
-        return {"params": params, **rest}, loss_of if penalty is None else loss_of + penalty[..., None], y
+        return {"params": params, **rest, **layers}, loss_of if penalty is None else loss_of + penalty[..., None], y
 
     def step(state: State, batch: Batch, h: Any) -> tuple[State, Metrics]:
         state, loss_of, y = advance(state, batch, h)
@@ -139,7 +172,7 @@ def make_step(
     numbers = (clip_value, clip_norm, l1, l2, per_batch, None if output_share is None else output_share.tobytes())
     network, name, update = network_key(model), name_of(loss.pair), _update(optimizer)
     known = network and name and update and (network, name, loss.kind, update, numbers)
-    shapes = [((a.fan_in, a.fan_out), *(((a.fan_out,),) if a.bias is not None else ())) for a in model.layers]
+    shapes = [[shape for _, shape in layer.parts.values()] for layer in model.layers]
     split = (outputs, judge) if known and not (l1 or l2) else None
     return Pure(step, known or None, tuple(itertools.chain(*shapes)), model.members, split)
 

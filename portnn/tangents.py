@@ -9,16 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from portnn.activations import describe_activation, identity
-from portnn.autograd import pair_of
+from portnn.autograd import grad, pair_of
 from portnn.backends import Array, device, namespace
 from portnn.curvature import Curvature, curvature_of
-from portnn.layout import Layer, placed
+from portnn.layout import Layer, has_parts, placed
 from portnn.network import check_shapes, forward, join, of_params, weights_of
 from portnn.primitives import linear, only
 
 
 def tangents(
-    layers: tuple[Layer, ...], params: Array, x: Array, d_params: Array | None, dx: Array | None
+    layers: tuple[Layer, ...],
+    params: Array,
+    x: Array,
+    d_params: Array | None,
+    dx: Array | None,
+    running: Array | None = None,
 ) -> tuple[tuple[Array, Array], Any]:
     """Return ``(y, dy), vjp``: outputs, their derivative along (d_params, dx), and the pullback of both.
 
@@ -33,8 +38,10 @@ def tangents(
         if given is not None and (given.ndim < axes or tuple(given.shape[-axes:]) != tuple(like.shape[-axes:])):
             raise ValueError(f"MLP: {name} has shape {tuple(given.shape)}, expected {tuple(like.shape)}")
     d_params = d_params if d_params is None or d_params.dtype == dtype else xp.astype(d_params, dtype)
-    before, after = placed(layers, params)
     a, da = (v if v is None or v.dtype == dtype else xp.astype(v, dtype) for v in (x, dx))
+    if has_parts(layers):
+        return _recorded(layers, params, a, d_params, da, running)
+    before, after = placed(layers, params)
     if before is not None:
         a, scale_back = before(a)
         da = None if da is None else _along(before, da)
@@ -85,16 +92,60 @@ def tangents(
     return (a, da), vjp
 
 
-def jacobian(layers: tuple[Layer, ...], params: Array, x: Array) -> Array:
+def _recorded(
+    layers: tuple[Layer, ...],
+    params: Array,
+    x: Array,
+    d_params: Array | None,
+    dx: Array | None,
+    running: Array | None,
+) -> tuple[tuple[Array, Array], Any]:
+    """Return what :func:`tangents` does for layers that do not act number by number: norms, or with residuals.
+
+    A pullback is linear in its cotangent u, so the derivative along a direction v is the gradient of its product with
+    v in u, and the product of that derivative with a cotangent D is the product of the pullback of D with v. Both are
+    differentiated by :mod:`portnn.autograd`.
+    """
+    xp, dtype = namespace(params), params.dtype
+
+    def along(pulled: tuple[Array, ...]) -> Array:
+        pairs = zip(pulled, (d_params, dx), strict=True)
+        products = [namespace(d).sum(d * direction) for d, direction in pairs if direction is not None]
+        return products[0] if len(products) == 1 else products[0] + products[1]
+
+    def linear_in(u: Array, params: Array, x: Array) -> Array:
+        return along(forward(layers, params, x, running=running)[1](u))
+
+    y, _ = forward(layers, params, x, running=running)
+    dy = grad(linear_in, 0)(xp.zeros_like(y), params, x)
+
+    def vjp(y_bar: Array, dy_bar: Array) -> tuple[Array, ...]:
+        for bar in (y_bar, dy_bar):
+            if tuple(bar.shape) != tuple(y.shape):
+                raise ValueError(f"MLP: a cotangent has shape {tuple(bar.shape)}, expected {tuple(y.shape)}")
+        y_bar, dy_bar = (v if v.dtype == dtype else xp.astype(v, dtype) for v in (y_bar, dy_bar))
+
+        def both(params: Array, x: Array) -> Array:
+            y, pullback = forward(layers, params, x, running=running)
+            return namespace(y).sum(y * y_bar) + along(pullback(dy_bar))
+
+        of_both: tuple[Array, ...] = grad(both, (0, 1))(params, x)
+        return of_both
+
+    return (y, dy), vjp
+
+
+def jacobian(layers: tuple[Layer, ...], params: Array, x: Array, running: Array | None = None) -> Array:
     """Return dy_k / dx_j of every sample, ``(..., batch, n_outputs, n_features)``.
 
     J <- J diag(f'(z)) W^T from the last layer to the first, for all samples and outputs in one product per layer. With
-    an activation of the user's, which need not act number by number, one pullback for each output.
+    an activation of the user's, which need not act number by number, and with norms and residuals, one pullback for
+    each output.
     """
     xp, dtype = namespace(params), params.dtype
-    if any(describe_activation(layer.activation).startswith("<") for layer in layers):
+    if has_parts(layers) or any(describe_activation(layer.activation).startswith("<") for layer in layers):
         lead = params.shape[:-1] if x.ndim == 2 else ()  # members that share x
-        y, pullback = forward(layers, params, xp.broadcast_to(x, (*lead, *x.shape)))
+        y, pullback = forward(layers, params, xp.broadcast_to(x, (*lead, *x.shape)), running=running)
         eye = xp.eye(y.shape[-1], dtype=dtype, device=device(params))
         rows = [pullback(xp.broadcast_to(eye[k, :], y.shape))[1] for k in range(y.shape[-1])]
         return xp.stack(rows, axis=-2)

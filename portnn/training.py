@@ -12,18 +12,19 @@ import numpy
 
 from portnn import checks, random
 from portnn.backends import Array
-from portnn.backends.base import Batch, Metrics
+from portnn.backends.base import Rows, State
 from portnn.callbacks import Callback, during
 from portnn.diagnosis import first_non_finite
+from portnn.dropout import sample_words
 from portnn.errors import NonFiniteError, shown
-from portnn.evaluation import checked, judged, make_judge, means, read_back
+from portnn.evaluation import Judge, checked, judged, make_judge, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.history import History, Reached
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, Optimizer, get_optimizer
 from portnn.progress import Bar
-from portnn.step import Chunks, copied, make_step
+from portnn.step import Chunks, beginning, copied, drops, make_step
 
 Order = Callable[[int], Any]
 
@@ -73,7 +74,8 @@ def fit(
         A whole number of at least 1.
     batch_size
         A whole number of at least 1; by default 128, or all samples where they are fewer. The last batch of an epoch
-        may be smaller.
+        may be smaller. With batch norm at least 2; a last batch of one sample is normalized with the running statistics
+        and leaves them as they are.
     validation_data, validation_split
         A pair (x, t), or the fraction of the samples that is held out, chosen by ``seed``. ``val_loss`` counts class
         weights as the training does, and the sample weights of held-out samples.
@@ -89,7 +91,8 @@ def fit(
     shuffle, seed
         The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
         of the data. A function of yours gives the order itself: ``shuffle(epoch)``, epochs counted from 0, returns the
-        numbers of the rows, each once.
+        numbers of the rows, each once. The masks of dropout are such a function, too; members of an ensemble have masks
+        of their own by their own seeds.
     resume
         The history of an earlier fit of this model with this optimizer: its epochs, updates and the optimizer's arrays
         are counted on, and the history that is returned begins with it.
@@ -162,6 +165,8 @@ def fit(
                 _times(checks.check_penalty(who, *named, model.members), data.unit)
                 for named in (("l1", l1), ("l2", l2))
             )
+        if model.running is not None and min(asked or 128, n) == 1:
+            raise ValueError(f"{who}: batch norm needs at least 2 samples in a batch, batch_size is 1; raise it")
         step = make_step(
             *(model, entry, optimizer),
             clip_value=clip_value,
@@ -186,6 +191,7 @@ def fit(
                 epochs,
                 min(asked or 128, n),
                 _orders(shuffle, seed, n, who),
+                seed,
                 callbacks,
                 progress,
             )
@@ -215,20 +221,20 @@ def _run(
     history: History,
     model: MLP,
     compiled: Chunks,
-    judge: Callable[[Array, Batch], Metrics],
+    judge: Judge,
     optimizer: Any,
     feed: Feed,
     held_out: Feed | None,
     epochs: int,
     batch_size: int,
     order_of: Order,
+    seed: int,
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> History:
     backend = model.backend
-    first, count, arrays = _reached(history.reached, model, optimizer)
-    state = copied(backend, {"params": model.params, **arrays})
-    before, finished = state, first
+    first, count, state = _begun(history.reached, model, optimizer)
+    before, finished, dropping = state, first, drops(model)
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
@@ -236,9 +242,12 @@ def _run(
         upcoming = order_of(first)
         for epoch in range(first, first + epochs):
             began, sums, order = time.perf_counter(), None, upcoming
+            words = sample_words(seed, epoch, feed.n) if dropping else None
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
                 chunk = feed.chunk(here if order is None else order[here])
+                if words is not None:
+                    chunk["samples"] = Rows(backend, backend.asarray(words[here]))
                 rows = _rows(optimizer, count, steps)
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = copied(backend, state)
@@ -246,7 +255,7 @@ def _run(
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
                     if here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
                         upcoming = order_of(epoch + 1)  # while the device is at work
-                    total, finite = read_back(backend, metrics, state["params"])
+                    total, finite = read_back(backend, metrics, state["params"], state.get("running"))
                 except Exception as error:
                     if backend.ran_out_of_memory(error):
                         raise MemoryError(_too_large(model, steps, size)) from error
@@ -264,7 +273,7 @@ def _run(
                 sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
                 bar.advance(steps * size, functools.partial(means, sums))
             seconds = time.perf_counter() - began
-            model.params = state["params"]
+            _hand_over(model, state)
             entry = means(sums or {}, feed.n)
             if held_out is not None:
                 entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
@@ -277,14 +286,15 @@ def _run(
             finished = epoch + 1
             bar.ended(entry)
             ended = [callback(model, history) for callback in callbacks]
-            state = before = {**state, **copied(backend, {"params": model.params})}  # a callback may have set them
+            state = before = {**state, **copied(backend, _held(model))}  # a callback may have set them
             if any(ended):
                 break
     except KeyboardInterrupt:
         history.interrupted = True
     finally:
-        model.params = before.pop("params")
-        history.reached = Reached(finished, count, copied(backend, before))  # memory that no later fit writes to
+        _hand_over(model, before)
+        kept = {name: a for name, a in before.items() if name not in ("params", "running", "units")}
+        history.reached = Reached(finished, count, copied(backend, kept))  # memory that no later fit writes to
         bar.close()
     return history
 
@@ -296,17 +306,25 @@ def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:
     return (*seen, "epoch_seconds")
 
 
-def _reached(reached: Reached | None, model: MLP, optimizer: Any) -> Reached:
-    """Return where to begin, the optimizer's arrays on the model's device."""
-    start = optimizer.init(model.params)
+def _begun(reached: Reached | None, model: MLP, optimizer: Any) -> tuple[int, int, State]:
+    """Return the epochs and updates so far, and the state to go on from, on the model's device."""
+    state = beginning(model, optimizer)
     if reached is None:
-        return Reached(0, 0, start)
+        return 0, 0, state
     epochs, updates, arrays = reached
-    shapes = [{name: tuple(a.shape) for name, a in of.items()} for of in (arrays, start)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {shapes[1]}")
-    dtype = model.params.dtype
-    return Reached(epochs, updates, {name: model.backend.asarray(a, dtype) for name, a in arrays.items()})
+    shapes, dtype = [{name: tuple(a.shape) for name, a in of.items()} for of in (arrays, state)], model.params.dtype
+    own = {name: shape for name, shape in shapes[1].items() if name not in ("params", "running", "units")}
+    if shapes[0] != own:
+        raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {own}")
+    return epochs, updates, {**state, **{k: model.backend.asarray(a, dtype, copy=True) for k, a in arrays.items()}}
+
+
+def _held(model: MLP) -> State:
+    return {"params": model.params} if model.running is None else {"params": model.params, "running": model.running}
+
+
+def _hand_over(model: MLP, state: State) -> None:
+    model.params, model.running = state["params"], state.get("running")
 
 
 def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:

@@ -546,3 +546,35 @@ def test_all_names_are_public():
     assert {name for name in callbacks.__all__ if name[0].isupper()} == {
         *("CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochPrinter", "TensorBoard")
     }
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_best_of_batch_norm_comes_back_whole(members, tmp_path):
+    """Parameters of one epoch with the running statistics of another would be another network."""
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(40, 3)), rng.normal(size=(40, 1))
+    model = portnn.MLP([3, 6, 1], normalization="batch", dtype="float64", members=members)
+    seen = []
+
+    def watch(model, history):
+        seen.append([np.array(a, copy=True) for a in (model.params, model.running)])
+
+    stop = EarlyStopping("val_loss", patience=2)
+    keep = Checkpoint(tmp_path / "best.safetensors", monitor="val_loss")
+    portnn.fit(
+        *(model, x, t),
+        loss="mse",
+        optimizer=portnn.Adam(0.05),
+        validation_split=0.5,
+        epochs=60,
+        batch_size=10,
+        callbacks=[watch, keep, stop],
+    )
+    saved = portnn.MLP.load(tmp_path / "best.safetensors")
+    best = np.atleast_1d(stop.best_epoch) - 1
+    assert len(seen) - 1 > best.min()
+    for name, k in (("params", 0), ("running", 1)):
+        rows = [seen[epoch][k] if members is None else seen[epoch][k][m] for m, epoch in enumerate(best)]
+        expected = rows[0] if members is None else np.stack(rows)
+        for found in (model, saved):
+            assert np.array_equal(np.asarray(getattr(found, name)), expected)

@@ -25,9 +25,10 @@ LIBRARIES = {"cupy", "cupyx", "torch", "jax", "jaxlib", "array_api_strict", "das
 EXPORTERS = {"ndonnx", "spox", "onnxruntime"}
 MATHEMATICS = (
     *("primitives", "special", "activations", "losses", "random", "initializers", "schedules", "clipping"),
-    "optimizers",
+    *("optimizers", "normalization", "dropout"),
 )
-STEP = ("primitives", "special", "activations", "losses")  # what runs inside a step, whatever the library
+# what runs inside a step, whatever the library
+STEP = ("primitives", "special", "activations", "losses", "normalization", "dropout")
 LAYOUT = (*MATHEMATICS, "layout")
 
 # From the ground up. A room may use the rooms named before it and nothing else.
@@ -35,7 +36,7 @@ ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "differences", "autograd", "special", "activations", "losses"),
-    *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling"),
+    *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling", "normalization", "dropout"),
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
     *(

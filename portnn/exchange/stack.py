@@ -12,6 +12,7 @@ from portnn.backends import dtype_name
 from portnn.backends.base import FLOATS
 from portnn.checks import check_array
 from portnn.errors import reason
+from portnn.layout import has_parts
 from portnn.mlp import MLP
 from portnn.scaling import Scaling
 
@@ -28,6 +29,11 @@ def check_single(model: MLP, who: str) -> None:
     """Raise ValueError where a list of weights cannot hold the model."""
     if model.members is not None:
         raise ValueError(f"{who}: the model has {model.members} members, expected a single network; pass model[i]")
+    if has_parts(model.layers):
+        raise ValueError(
+            f"{who}: the model has normalizations or residuals, which a list of weights and biases cannot hold; write "
+            "it with model.save or portnn.onnx.to_onnx"
+        )
     scalings = {"inputs": model.layers[0].before, "outputs": model.layers[-1].after}
     there = [f"{name}={type(scaling).__name__}" for name, scaling in scalings.items() if scaling is not None]
     if there:
