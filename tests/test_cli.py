@@ -7,8 +7,10 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from tolerances import assert_same
 
 import portnn
 from portnn import FormatError, console, model_file, tabular
-from portnn.__main__ import main
+from portnn.__main__ import main, parser
 from portnn.datasets import columns, read_columns
 from portnn.datasets.columns import Column
 
@@ -103,6 +105,13 @@ def test_wanted_columns_are_found_by_name(tmp_path):
     table = read_columns(path, wanted=wanted)
     assert table.columns == tuple(wanted)
     assert table.values.tolist() == [[3.0, 2.0], [4.0, 1.0]]
+
+
+def test_wanted_columns_of_a_table_of_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,c\n1,2,3\n4,5,6\n")
+    assert read_columns(path, wanted=[Column("c"), Column("a")]).values.tolist() == [[3, 1], [6, 4]]
+    assert read_columns(path, drop=["b"]).values.tolist() == [[1, 3], [4, 6]]
 
 
 def test_numbers_may_be_names(tmp_path):
@@ -606,6 +615,30 @@ def test_output_that_nobody_reads_to_its_end(here, slips):
 def test_names_cannot_move_the_cursor(capsys):
     console.summary([("class", "a\x1b[2Jb\n[bold]c[/bold]")])
     assert capsys.readouterr().out == "class  a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}[bold]c[/bold]\n"
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+
+
+def test_the_commands_of_the_page_and_what_it_says_that_they_print(folder, tmp_path, monkeypatch, capsys):
+    """To the numbers, which other libraries of linear algebra round otherwise."""
+    (tmp_path / "iris.csv").write_bytes((folder / "iris.csv").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.findall(r"```sh\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
+    assert len(found) == text.count("```sh") == 3
+    for commands, printed in found:
+        for command in commands.splitlines():
+            assert run(*shlex.split(command.removeprefix("python -m portnn "))) == 0, command
+        out = capsys.readouterr().out
+        if printed:
+            assert re.sub(r"[\d.]+", "0", out).split() == re.sub(r"[\d.]+", "0", printed).split()
+
+
+def test_every_option_is_on_the_page():
+    text, commands = PAGE.read_text(encoding="utf-8"), parser()._subparsers._group_actions[0].choices
+    options = {o for name in ("train", "predict") for o in commands[name]._option_string_actions if o.startswith("--")}
+    assert {option for option in options if f"{option}" not in text} == {"--help"}
 
 
 def test_help_names_every_command(capsys):
