@@ -116,8 +116,10 @@ def test_wanted_columns_of_a_table_of_numbers(tmp_path):
 
 def test_numbers_may_be_names(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text("a,zip\n1,02139\n2,10115\n")
-    assert read_columns(path, categorical=["zip"]).columns[1] == Column("zip", ("02139", "10115"))
+    path.write_text("a,zip\n1,20115\n2,02139\n")
+    table = read_columns(path, categorical=["zip"])
+    assert table.columns[1] == Column("zip", ("02139", "20115"))
+    assert table.values.tolist() == [[1, 1], [2, 0]]
 
 
 def test_blocks_are_no_borders(tmp_path, monkeypatch):
