@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import pty
 import re
 import shlex
 import subprocess
@@ -276,6 +275,16 @@ def test_scores_are_those_of_scikit_learn(folder, name, target):
     assert trained.scores == (len(test), *(pytest.approx(v) for v in expected))
 
 
+def test_the_baseline_is_what_was_most_frequent_in_training():
+    schema = tabular.Schema((Column("x"),), "t", ("a", "b", "c"))
+    seen, t, p = np.asarray([0, 2, 2, 1]), np.asarray([2, 2, 2, 0, 1]), np.eye(3)[[2, 0, 1, 0, 1]]
+    simple = dummy.DummyClassifier().fit(seen[:, None], seen).predict(t[:, None])
+    assert tabular.scored(schema, p, t, seen) == (5, 0.6, metrics.accuracy_score(t, simple), None, None)
+    flat = tabular.scored(schema._replace(classes=None), np.ones(3), np.ones(3), np.zeros(2))
+    assert np.isnan(flat.score), "R^2 of targets that do not vary is no number"
+    assert (flat.rmse, flat.baseline_rmse) == (0.0, 1.0)
+
+
 def test_early_stopping_where_there_are_rows_for_it(folder):
     trained = tabular.train(folder / "patients.csv", "target", patience=5, progress=False)
     epochs = len(trained.history["loss"])
@@ -358,6 +367,13 @@ def test_log_and_pictures(here, capsys):
         *("calibration.png", "confusion_matrix.png", "learning_curves.png")
     ]
     assert len(pandas.read_csv("log.csv")) == 50
+
+
+def test_pictures_without_matplotlib_are_refused_before_training(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    monkeypatch.setattr(tabular, "train", None)
+    assert run(*TRAIN, "--plot", "pictures") == 2
+    assert "train --plot: drawing needs matplotlib, which is missing: pip install" in capsys.readouterr().err
 
 
 # -- info -------------------------------------------------------------------------------------------------------------
@@ -583,6 +599,7 @@ def test_it_runs_where_nothing_else_is_installed(here):
 
 def test_on_a_terminal_rich_draws_and_the_bar_is_on_the_error_side(here):
     pytest.importorskip("rich", reason="rich is not installed (extra: cli)")
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
     parent, child = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     command = [sys.executable, "-m", "portnn", *TRAIN, "--epochs", "2"]
