@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy
 
 import portnn
-from portnn import console, datasets, tabular, testing
+from portnn import console, datasets, plots, tabular, testing
 from portnn.activations import describe_activation
 from portnn.backends import available, get_backend
 from portnn.callbacks import CSVLog
@@ -83,7 +83,8 @@ def train(options: argparse.Namespace) -> int:
         if path is not None and not Path(path).resolve().parent.is_dir():
             raise FileNotFoundError(2, "No such folder", str(Path(path).parent))
     if options.plot is not None:
-        Path(options.plot).mkdir(parents=True, exist_ok=True)
+        with plots.style.style("train --plot"):  # says if matplotlib is missing, before the training
+            Path(options.plot).mkdir(parents=True, exist_ok=True)
     trained = tabular.train(
         options.data,
         options.target,
@@ -173,8 +174,6 @@ def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[
 
 def draw(trained: tabular.Trained, folder: Path) -> None:
     """Write pictures of a training."""
-    from portnn import plots
-
     figures = {"learning_curves": plots.learning_curves(trained.history)}
     names, answers, t = trained.schema.classes, trained.answers, trained.targets[trained.test]
     if names is not None and answers is not None:

@@ -107,7 +107,7 @@ def fit(
         :mod:`portnn.callbacks` stop early, keep the best, write logs; what has methods ``on_begin`` and ``on_end`` is
         told of both.
     progress
-        Show a bar (needs tqdm; silent when the output is not a terminal).
+        Show a bar (needs tqdm) on a terminal or in a notebook; nothing where the output is a file or a pipe.
 
     Returns
     -------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import pty
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tolerances import assert_same
 
 import portnn
 from portnn import FormatError, console, model_file, tabular
-from portnn.__main__ import main
+from portnn.__main__ import main, parser
 from portnn.datasets import columns, read_columns
 from portnn.datasets.columns import Column
 
@@ -105,10 +106,19 @@ def test_wanted_columns_are_found_by_name(tmp_path):
     assert table.values.tolist() == [[3.0, 2.0], [4.0, 1.0]]
 
 
+def test_wanted_columns_of_a_table_of_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,c\n1,2,3\n4,5,6\n")
+    assert read_columns(path, wanted=[Column("c"), Column("a")]).values.tolist() == [[3, 1], [6, 4]]
+    assert read_columns(path, drop=["b"]).values.tolist() == [[1, 3], [4, 6]]
+
+
 def test_numbers_may_be_names(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text("a,zip\n1,02139\n2,10115\n")
-    assert read_columns(path, categorical=["zip"]).columns[1] == Column("zip", ("02139", "10115"))
+    path.write_text("a,zip\n1,20115\n2,02139\n")
+    table = read_columns(path, categorical=["zip"])
+    assert table.columns[1] == Column("zip", ("02139", "20115"))
+    assert table.values.tolist() == [[1, 1], [2, 0]]
 
 
 def test_blocks_are_no_borders(tmp_path, monkeypatch):
@@ -265,6 +275,16 @@ def test_scores_are_those_of_scikit_learn(folder, name, target):
     assert trained.scores == (len(test), *(pytest.approx(v) for v in expected))
 
 
+def test_the_baseline_is_what_was_most_frequent_in_training():
+    schema = tabular.Schema((Column("x"),), "t", ("a", "b", "c"))
+    seen, t, p = np.asarray([0, 2, 2, 1]), np.asarray([2, 2, 2, 0, 1]), np.eye(3)[[2, 0, 1, 0, 1]]
+    simple = dummy.DummyClassifier().fit(seen[:, None], seen).predict(t[:, None])
+    assert tabular.scored(schema, p, t, seen) == (5, 0.6, metrics.accuracy_score(t, simple), None, None)
+    flat = tabular.scored(schema._replace(classes=None), np.ones(3), np.ones(3), np.zeros(2))
+    assert np.isnan(flat.score), "R^2 of targets that do not vary is no number"
+    assert (flat.rmse, flat.baseline_rmse) == (0.0, 1.0)
+
+
 def test_early_stopping_where_there_are_rows_for_it(folder):
     trained = tabular.train(folder / "patients.csv", "target", patience=5, progress=False)
     epochs = len(trained.history["loss"])
@@ -347,6 +367,13 @@ def test_log_and_pictures(here, capsys):
         *("calibration.png", "confusion_matrix.png", "learning_curves.png")
     ]
     assert len(pandas.read_csv("log.csv")) == 50
+
+
+def test_pictures_without_matplotlib_are_refused_before_training(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    monkeypatch.setattr(tabular, "train", None)
+    assert run(*TRAIN, "--plot", "pictures") == 2
+    assert "train --plot: drawing needs matplotlib, which is missing: pip install" in capsys.readouterr().err
 
 
 # -- info -------------------------------------------------------------------------------------------------------------
@@ -572,6 +599,7 @@ def test_it_runs_where_nothing_else_is_installed(here):
 
 def test_on_a_terminal_rich_draws_and_the_bar_is_on_the_error_side(here):
     pytest.importorskip("rich", reason="rich is not installed (extra: cli)")
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
     parent, child = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     command = [sys.executable, "-m", "portnn", *TRAIN, "--epochs", "2"]
@@ -606,6 +634,30 @@ def test_output_that_nobody_reads_to_its_end(here, slips):
 def test_names_cannot_move_the_cursor(capsys):
     console.summary([("class", "a\x1b[2Jb\n[bold]c[/bold]")])
     assert capsys.readouterr().out == "class  a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}[bold]c[/bold]\n"
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+
+
+def test_the_commands_of_the_page_and_what_it_says_that_they_print(folder, tmp_path, monkeypatch, capsys):
+    """To the numbers, which other libraries of linear algebra round otherwise."""
+    (tmp_path / "iris.csv").write_bytes((folder / "iris.csv").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.findall(r"```sh\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
+    assert len(found) == text.count("```sh") == 3
+    for commands, printed in found:
+        for command in commands.splitlines():
+            assert run(*shlex.split(command.removeprefix("python -m portnn "))) == 0, command
+        out = capsys.readouterr().out
+        if printed:
+            assert re.sub(r"[\d.]+", "0", out).split() == re.sub(r"[\d.]+", "0", printed).split()
+
+
+def test_every_option_is_on_the_page():
+    text, commands = PAGE.read_text(encoding="utf-8"), parser()._subparsers._group_actions[0].choices
+    options = {o for name in ("train", "predict") for o in commands[name]._option_string_actions if o.startswith("--")}
+    assert {option for option in options if f"{option}" not in text} == {"--help"}
 
 
 def test_help_names_every_command(capsys):
