@@ -556,6 +556,15 @@ def test_bad_input_is_named_and_changes_nothing(what):
         assert same(after[name], value), name
 
 
+def test_another_solver_begins_with_an_optimizer_of_its_own():
+    b = ours.MLPClassifier(**WIDTH).fit(IRIS, TWO)
+    fresh = ours.MLPClassifier(**WIDTH, solver="sgd").partial_fit(IRIS, TWO, classes=["no", "yes"])
+    fresh.coefs_, fresh.intercepts_ = ([w.copy() for w in of] for of in (b.coefs_, b.intercepts_))
+    del fresh._optimizer
+    b.set_params(solver="sgd").partial_fit(IRIS, TWO)
+    assert_same(b.coefs_[0], fresh.partial_fit(IRIS, TWO).coefs_[0])
+
+
 def test_partial_fit_says_what_it_needs():
     b = ours.MLPClassifier(**WIDTH)
     with pytest.raises(ValueError, match="classes must be passed on the first call"):
