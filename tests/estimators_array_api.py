@@ -15,6 +15,7 @@ import pytest
 import sklearn
 from array_api_compat import array_namespace, device
 from sklearn.datasets import make_classification
+from sklearn.utils._array_api import move_estimator_to
 from sklearn.utils.estimator_checks import check_array_api_input_and_values, estimator_checks_generator
 from tolerances import BARS, assert_within
 
@@ -59,6 +60,28 @@ def of_jax(kind):
     print(f"passed {kind.__name__} jax")
 
 
+def between_libraries():
+    """Samples of one library, a network of another: what is handed out is of the samples' library."""
+    torch = __import__("torch")
+    x, y = make_classification(n_samples=60, n_features=10, random_state=42)
+    host = MLPClassifier(max_iter=15, random_state=0).fit(x, y)
+    for backend in ("jax", "numpy"):
+        with sklearn.config_context(array_api_dispatch=True):
+            there = MLPClassifier(max_iter=15, random_state=0, backend=backend).fit(torch.asarray(x), torch.asarray(y))
+            assert there.model_.backend.name == backend
+            assert isinstance(there.coefs_[0], torch.Tensor)
+            out = there.predict_proba(torch.asarray(x))
+            assert isinstance(out, torch.Tensor)
+            assert_within(out.numpy(), host.predict_proba(x), 10.0 * BARS["adam"]["float64"])
+            moved = move_estimator_to(there, np, None)  # what scikit-learn's message names as the cure
+            assert isinstance(moved.coefs_[0], np.ndarray)
+            assert_within(moved.predict_proba(x), host.predict_proba(x), 10.0 * BARS["adam"]["float64"])
+    without = MLPClassifier(max_iter=15, random_state=0).fit(torch.asarray(x), torch.asarray(y))
+    assert isinstance(without.coefs_[0], np.ndarray)
+    assert_within(without.predict_proba(torch.asarray(x)), host.predict_proba(x), 0.0)
+    print("passed between libraries")
+
+
 def main() -> None:
     warnings.simplefilter("ignore")  # scikit-learn's checks train for a few epochs
     for estimator in (MLPClassifier(max_iter=20), MLPRegressor(max_iter=20)):
@@ -81,6 +104,7 @@ def main() -> None:
                 print(f"passed {title}")
     for kind in (MLPClassifier, MLPRegressor):
         of_jax(kind)
+    between_libraries()
 
 
 if __name__ == "__main__":

@@ -339,3 +339,15 @@ def test_figures_of_several_runs_are_put_together(speed, tmp_path):
     paths[1].write_text(json.dumps({**other, "threads": {"each": 1}}))
     with pytest.raises(SystemExit, match="not the same machine, device or threads"):
         speed.speed.together(paths)
+
+
+def test_the_estimators_are_compared(tmp_path):
+    pytest.importorskip("sklearn")
+    command = [sys.executable, BENCHMARKS / "estimators.py", "--sets", "iris,diabetes", "--folds", "2", "--seeds", "1"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "table.md"], capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == done.stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[4:]]
+    assert [(row[0], row[1], row[5]) for row in rows] == [("iris", rows[0][2], "yes"), ("diabetes", rows[1][2], "yes")]

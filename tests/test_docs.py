@@ -13,7 +13,7 @@ import libraries  # noqa: F401  float64 in JAX, before its first array
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["autograd.md", "embedding.md", "training.md"]
+PAGES = ["autograd.md", "embedding.md", "estimators.md", "training.md"]
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[\w ]+) -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 SAID = re.compile(r"# -> (.*)$", re.MULTILINE)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -23,11 +25,14 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_param_validation
 from tolerances import BARS, assert_same, assert_within, exchanged, first_gradient
 
 import portnn
 from portnn import estimators as ours
 from portnn.estimators import losses, updates
+from portnn.pure import name_of
+from portnn.step import make_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # few epochs are enough here
 
@@ -70,6 +75,21 @@ def assert_equal(a, b, solver="adam"):
         assert_within(b.loss_curve_, a.loss_curve_, BARS["adam"]["float64"] * scale)
         assert (a.best_loss_ is None) == (b.best_loss_ is None)
         assert a._no_improvement_count == b._no_improvement_count
+
+
+@pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])
+def test_parameters_come_in_their_order_with_their_defaults_and_limits(kind):
+    of_theirs, of_ours = (list(inspect.signature(getattr(of, kind)).parameters.values()) for of in (theirs, ours))
+    same_place = [(p.name, p.default, p.kind) for p in of_ours[: len(of_theirs)]]
+    assert same_place == [(p.name, p.default, p.kind) for p in of_theirs]
+    assert {p.kind for p in of_ours[len(of_theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
+    limits = [getattr(of, kind)._parameter_constraints for of in (theirs, ours)]
+    for name in set(limits[0]) - {"activation", "loss"}:  # of which there are more here
+        said = [
+            [sorted(re.findall(r"[^\s{},]+", str(limit))) for limit in of[name]] for of in limits
+        ]  # sets have no order
+        assert said[1] == said[0], name
+    check_param_validation(kind, getattr(ours, kind)())
 
 
 # -- same numbers -----------------------------------------------------------------------------------------------------
@@ -223,6 +243,25 @@ def test_the_losses_are_those_that_scikit_learn_reports():
         assert_within(pair_of(y, t)[0].mean(), value, first_gradient(value, np.float64))
     value = base.binary_log_loss(bits, 1.0 / (1.0 + np.exp(-y)))
     assert_within(losses.log_loss_of_labels(y, bits)[0].mean(), value, first_gradient(value, np.float64))
+
+
+def test_steps_with_these_losses_and_updates_are_known_to_be_equal():
+    """Without that NumPy would run them as they are written, and not record them."""
+
+    def step(loss, optimizer):
+        return make_step(portnn.MLP([3, 2]), loss, optimizer, per_batch=True)
+
+    for loss in (losses.SQUARED, losses.POISSON, losses.LABELS):
+        for optimizers in ((updates.SGD(0.1), updates.SGD(0.2)), (updates.Adam(0.1), updates.Adam(0.2))):
+            one, other = (step(loss, optimizer) for optimizer in optimizers)
+            assert one == other
+            assert one.key is not None
+    assert step(losses.SQUARED, updates.Adam(0.1)) != step(losses.SQUARED, portnn.Adam(0.1))
+    assert step(losses.SQUARED, updates.SGD(0.1)) != step(losses.POISSON, updates.SGD(0.1))
+    mine = portnn.losses.Loss("mine", lambda y, t: losses.half_squared_error(y, t))
+    inner = portnn.schedules.constant(0.1)  # a function of portnn's that depends on what it was made with
+    assert step(mine, updates.SGD(0.1)).key is None
+    assert name_of(inner) is None
 
 
 @pytest.mark.parametrize("name", ["half_squared_error", "half_poisson_deviance", "log_loss_of_labels"])
@@ -443,6 +482,18 @@ def test_callbacks_of_scikit_learn(solver):
         assert search.fit(IRIS, TWO).best_score_ > 0.3
 
 
+def test_an_interrupted_fit_keeps_the_last_steps():
+    def third(model, history):
+        if len(history["loss"]) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="training interrupted"):
+        b = ours.MLPClassifier(**WIDTH, callbacks=third).fit(IRIS, SPECIES)
+    a = ours.MLPClassifier(**{**WIDTH, "max_iter": 3}).fit(IRIS, SPECIES)
+    assert b.n_iter_ == 3
+    assert_same(b.coefs_[0], a.coefs_[0])
+
+
 def test_verbose_prints_each_epoch(capsys):
     ours.MLPClassifier(**{**WIDTH, "max_iter": 2}, verbose=True, early_stopping=True).fit(IRIS, TWO)
     lines = capsys.readouterr().out.splitlines()
@@ -476,8 +527,6 @@ def test_the_logarithm_of_a_probability_that_rounds_to_0_is_finite():
 
 @pytest.mark.parametrize(("name", "value"), [("dropout", 0.3), ("normalization", "batch"), ("residual", True)])
 def test_what_is_handed_on_to_the_network(name, value):
-    import inspect
-
     if name not in inspect.signature(portnn.MLP).parameters:
         with pytest.raises(TypeError, match=name):
             ours.MLPClassifier((6, 6), **{name: value}).fit(IRIS, TWO)
@@ -554,6 +603,15 @@ def test_bad_input_is_named_and_changes_nothing(what):
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert same(after[name], value), name
+
+
+def test_another_solver_begins_with_an_optimizer_of_its_own():
+    b = ours.MLPClassifier(**WIDTH).fit(IRIS, TWO)
+    fresh = ours.MLPClassifier(**WIDTH, solver="sgd").partial_fit(IRIS, TWO, classes=["no", "yes"])
+    fresh.coefs_, fresh.intercepts_ = ([w.copy() for w in of] for of in (b.coefs_, b.intercepts_))
+    del fresh._optimizer
+    b.set_params(solver="sgd").partial_fit(IRIS, TWO)
+    assert_same(b.coefs_[0], fresh.partial_fit(IRIS, TWO).coefs_[0])
 
 
 def test_partial_fit_says_what_it_needs():

@@ -277,7 +277,8 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
                 copy.flags.writeable = False
             return copy
 
-        coefs, intercepts = [out(w) for w in model.weights], [out(b) for b in model.biases]
+        biases = [w[0, :] * 0.0 if b is None else b for w, b in zip(model.weights, model.biases, strict=True)]
+        coefs, intercepts = [out(w) for w in model.weights], [out(b) for b in biases]
         shown = {"coefs_": coefs, "intercepts_": intercepts, "_handed": (*coefs, *intercepts)}
         return {**shown, "_model": model, "_samples_space": space}
 

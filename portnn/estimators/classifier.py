@@ -30,7 +30,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     samples of the batch, or the sum of their weights. Two classes have one output, whose sigmoid is the probability of
     the second; more have a softmax; a matrix of zeros and ones as ``y`` (multilabel) has a sigmoid for each column.
 
-    The first 22 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
+    The first 23 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
     numbers, so that the weights are those of scikit-learn, to rounding.
 
     Parameters

@@ -24,7 +24,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
     It minimizes the mean of (y - t)^2 / 2, summed over outputs, plus alpha / (2 n) times the sum of the squared
     weights, n the number of samples of the batch, or the sum of their weights.
 
-    The first 23 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
+    The first 24 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
     numbers, so that the weights are those of scikit-learn, to rounding.
 
     Parameters

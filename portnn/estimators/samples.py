@@ -97,7 +97,8 @@ def same_space(estimator: Any, x: Any, method: str) -> None:
         raise ValueError(
             f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device "
             f"as those passed to fit(): they are {here.library} on {here.device_name}, fit was given {there.library} "
-            f"on {there.device_name}; move them, or fit again"
+            f"on {there.device_name}; move them, fit again, or move the estimator by move_estimator_to of "
+            "sklearn.utils._array_api"
         )
 
 
