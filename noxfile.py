@@ -42,6 +42,17 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Draw digits on the page of examples/draw.py in Chromium (apt-get install chromium), with MNIST at hand."""
+    session.install(*nox.project.dependency_groups(GROUPS, "browser"))
+    install_wheel(session)
+    session.chdir(session.create_tmp())
+    pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
+    pytest += ["-p", "no:cacheprovider", str(HERE / "tests" / "test_draw.py")]
+    session.run(*pytest, *session.posargs, env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+
+
+@nox.session
 def agree(session: nox.Session) -> None:
     """Print how far each array library is from references of higher precision; ``-- --backend cupy`` for one."""
     session.install(*nox.project.dependency_groups(GROUPS, "test"))

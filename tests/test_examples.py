@@ -767,5 +767,6 @@ def test_unknown_backend_is_one_sentence(run, script):
 
 def test_no_example_is_left_out():
     tested = {"mnist.py", "predict.py", "presets.py", "sweep.py", "xor.py", "xor_scalar.py", "export_onnx.py"}
+    tested |= {"draw.py"}  # in test_draw.py
     tested |= {f"embed_{name}.py" for name in ("numpy", "physics", "jax", "torch", "scipy", "dask")}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
