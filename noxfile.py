@@ -94,6 +94,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation in site/, warnings as errors; ``-- serve`` shows it while it is written."""
+    session.install(*nox.project.dependency_groups(GROUPS, "docs"))
+    session.run("python", "-m", "mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """Build the wheel, install it alone with its two dependencies, and train from it."""
     session.install("numpy", "array-api-compat")

@@ -169,7 +169,7 @@ changed();
 CONTAINER = """
 .gradio-container {max-width: 1000px !important; margin: 0 auto !important}
 footer {display: none !important}
-#draw {padding: 10px 0 !important; overflow: visible !important}
+#draw, #draw .html-container {padding: 0 !important; overflow: visible !important}
 """
 
 
@@ -344,7 +344,9 @@ def serve(blocks: Any, port: int, *, wait: bool = True, browser: bool = False) -
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    ours = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # not what another site's name leads to
+    # another site's name that leads to this address gets no answer
+    ours = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     blocks.queue(max_size=16, default_concurrency_limit=1, api_open=False)
     _, address, _ = blocks.launch(
         server_name=HOST,
@@ -359,7 +361,7 @@ def serve(blocks: Any, port: int, *, wait: bool = True, browser: bool = False) -
         ssr_mode=False,
         footer_links=[],
         app_kwargs={"middleware": [ours]},
-        theme=gr.themes.Default(neutral_hue="slate"),
+        theme=gr.themes.Default(neutral_hue="slate", **fonts),
         css=CONTAINER,
     )
     print(f"draw a digit at {address} (Ctrl-C ends)", flush=True)
