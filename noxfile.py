@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10"
-nox.options.sessions = ["lint", "types", "package", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "package", "tests"]
 nox.options.default_venv_backend = "virtualenv"  # with pip
 nox.options.reuse_existing_virtualenvs = True
 

@@ -21,6 +21,11 @@ OUTSIDE_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^]]*)\]\((?P<path>(?:\.\.
 SOURCE = re.compile(r"<!-- source: ([\w.]+) -->")
 FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):<code>~?(.*?)</code>")
+# The kind and default of an argument, which two that are described together would share; the signature has them right.
+KIND = re.compile(r'(<li class="doc-section-item field-body">\s*<b><code>[^<]*</code></b>)\s*\(.*?\)(?=\s*\u2013)', re.S)
+# What the converter leaves to the browser, which takes a sign after a bracket for a difference, and log p for logp.
+SIGN = re.compile(r"(<mo[^>]*>(?:&#x00028;|&#x0002C;|&#x0003D;)</mo>)<mo>(?=&#x02212;|&#x000B1;)")
+NAMED = re.compile(r"(<mi>(?:log|tanh|cos)</mi>)(?=<mi>)")
 FOREIGN = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="https?://(?!localhost)[^"]*"')
 
 
@@ -110,13 +115,14 @@ def source(name: str) -> str:
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Turn formulas into MathML, and Sphinx's roles in docstrings into code."""
+    """Turn formulas into MathML and Sphinx's roles in docstrings into code; name arguments without their kinds."""
 
     def drawn(formula: re.Match[str]) -> str:
         display = "block" if formula["tag"] == "div" else "inline"
-        return convert(html.unescape(formula["tex"]), display=display)
+        drawing = SIGN.sub(r'\1<mo form="prefix">', convert(html.unescape(formula["tex"]), display=display))
+        return NAMED.sub(r'\1<mspace width="0.17em"/>', drawing)
 
-    return ROLE.sub(r"<code>\1</code>", FORMULA.sub(drawn, content))
+    return KIND.sub(r"\1", ROLE.sub(r"<code>\1</code>", FORMULA.sub(drawn, content)))
 
 
 def on_post_build(config: Any) -> None:

@@ -147,7 +147,8 @@ def test_every_activation_loss_optimizer_schedule_and_start_is_on_its_page():
 def test_api_pages_are_those_of_the_public_modules():
     """Every module that portnn hands on has a page, and so has portnn.plots; every other name is on the first page."""
     modules = {n for n in portnn.__all__ if isinstance(getattr(portnn, n), ModuleType)} | {"plots"}
-    assert {path.stem for path in (DOCS / "api").glob("*.md")} == modules | {"index"}
+    pages = {path.stem for path in (DOCS / "api").glob("*.md")}
+    assert pages == modules | {"index"}, "write docs/api/NAME.md, and its line in mkdocs.yml"
     index = (DOCS / "api" / "index.md").read_text("utf-8")
     for name in set(portnn.__all__) - modules - {"__version__"}:
         thing = getattr(portnn, name)
