@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10"
-nox.options.sessions = ["lint", "types", "package", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "package", "tests"]
 nox.options.default_venv_backend = "virtualenv"  # with pip
 nox.options.reuse_existing_virtualenvs = True
 
@@ -39,6 +39,17 @@ def tests(session: nox.Session) -> None:
         return
     session.run(*pytest, "--doctest-modules", "--pyargs", "portnn", env=threads)
     session.run(*pytest, "-n", "auto", str(HERE / "tests"), env=threads)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Draw digits on the page of examples/draw.py in Chromium (apt-get install chromium), with MNIST at hand."""
+    session.install(*nox.project.dependency_groups(GROUPS, "browser"))
+    install_wheel(session)
+    session.chdir(session.create_tmp())
+    pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
+    pytest += ["-p", "no:cacheprovider", str(HERE / "tests" / "test_draw.py")]
+    session.run(*pytest, *session.posargs, env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -80,6 +91,13 @@ def types(session: nox.Session) -> None:
     """Check the annotations of the package."""
     session.install(*nox.project.dependency_groups(GROUPS, "types"), "numpy>=2.0", "array-api-compat")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation in site/, warnings as errors; ``-- serve`` shows it while it is written."""
+    session.install(*nox.project.dependency_groups(GROUPS, "docs"))
+    session.run("python", "-m", "mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

@@ -1,19 +1,25 @@
-"""The code of docs/*.md: every block runs, in order, and prints what the page says that it prints."""
+"""The pages of docs/: every block of Python runs, in order, and prints what the page says; what they name is there."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import libraries  # noqa: F401  float64 in JAX, before its first array
 import pytest
 
+import portnn
+from portnn import activations, initializers, losses, optimizers, schedules
+
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["autograd.md", "embedding.md", "estimators.md", "training.md"]
+PACKAGE = DOCS.parent / "portnn"
+PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if "```python" in p.read_text("utf-8"))
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[\w ]+) -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 SAID = re.compile(r"# -> (.*)$", re.MULTILINE)
 
@@ -71,7 +77,90 @@ def test_a_wrong_page_is_noticed():
         run(Block(1, "1 / 0", []), "page", {})
 
 
+def hidden(text: str) -> list[str]:
+    """Return the lines that open or close code in a way that is not run here."""
+    fences = re.findall(r"^ *(?:```|~~~).*$|^ *>>>.*$", text, re.MULTILINE)
+    return [line for line in fences if line not in ("```python", "```sh", "```")]
+
+
 def test_no_block_of_python_is_hidden():
-    """Other pages show commands and formulas; code that is not run here would rot."""
-    others = [path.name for path in DOCS.glob("*.md") if "```python" in path.read_text(encoding="utf-8")]
-    assert sorted(others) == sorted(PAGES)
+    """Written in any other way, code would not be run here, and would rot."""
+    for wrong in ("~~~python", "```py", "``` python", "  ```python", "```python3", "```pycon", ">>> 1", "```Python"):
+        assert hidden(f"text\n{wrong}\n1\n```\n") == [wrong]
+    assert len(PAGES) > 10
+    for page in DOCS.rglob("*.md"):
+        assert hidden(page.read_text("utf-8")) == [], page
+
+
+def names(text: str, kind: str) -> list[str]:
+    return re.findall(rf"<!-- {kind}: ([\w.]+) -->", text)
+
+
+def marked() -> set[str]:
+    """Return the functions and modules of the package that take care of a numerical hazard and say so."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        for match in re.finditer("Numerical stability:", text):
+            line = text.count("\n", 0, match.start()) + 1
+            name, node = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts), ast.parse(text)
+            while node:
+                inner = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+                node = next((n for n in inner if n.lineno <= line <= n.end_lineno), None)
+                name += f".{node.name}" if node else ""
+            found.add(name)
+    return found
+
+
+def test_every_measure_of_numerical_stability_is_listed():
+    page = (DOCS / "mathematics" / "stability.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\| `(portnn\.[\w.]+)` \|", page, re.MULTILINE)) == sorted(marked())
+
+
+def test_every_mistake_names_a_test():
+    page = (DOCS / "mathematics" / "mistakes.md").read_text("utf-8")
+    named = re.findall(r"\| `(test_\w+)` \|$", page, re.MULTILINE)
+    there = set(
+        re.findall(
+            r"^def (test_\w+)", Path(__file__).with_name("test_seed_mistakes.py").read_text("utf-8"), re.MULTILINE
+        )
+    )
+    assert len(named) > 25
+    assert set(named) <= there
+
+
+def test_every_activation_loss_optimizer_schedule_and_start_is_on_its_page():
+    for page, kinds in {
+        "activations": activations.ACTIVATIONS,
+        "losses": losses.LOSSES,
+        "initialization": initializers.INITIALIZERS,
+    }.items():
+        text = (DOCS / "mathematics" / f"{page}.md").read_text("utf-8")
+        rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(kinds), page
+    text = (DOCS / "mathematics" / "optimizers.md").read_text("utf-8")
+    own = {n for n, f in vars(schedules).items() if getattr(f, "__module__", "") == schedules.__name__ and n[0] != "_"}
+    for name in [*(cls.__name__ for cls in optimizers.OPTIMIZERS.values()), *own]:
+        assert re.search(rf"^\| `{name}[`(]", text, re.MULTILINE), name
+
+
+def test_api_pages_are_those_of_the_public_modules():
+    """Every module that portnn hands on has a page, and so has portnn.plots; every other name is on the first page."""
+    modules = {n for n in portnn.__all__ if isinstance(getattr(portnn, n), ModuleType)} | {"plots"}
+    pages = {path.stem for path in (DOCS / "api").glob("*.md")}
+    assert pages == modules | {"index"}, "write docs/api/NAME.md, and its line in mkdocs.yml"
+    index = (DOCS / "api" / "index.md").read_text("utf-8")
+    for name in set(portnn.__all__) - modules - {"__version__"}:
+        thing = getattr(portnn, name)
+        told = f"::: portnn.{name}\n" in index or f"[portnn.optimizers.{name}]" in index
+        assert told or thing.__module__ == "portnn.errors", name
+
+
+def test_source_that_a_page_asks_for_is_there():
+    """The site puts it there when it is built; here only its name is looked up."""
+    asked = [name for page in DOCS.rglob("*.md") for name in names(page.read_text("utf-8"), "source")]
+    assert len(asked) > 20
+    for name in asked:
+        thing: Any = portnn
+        for part in name.split(".")[1:]:
+            thing = getattr(thing, part)

@@ -787,5 +787,6 @@ def test_no_example_is_left_out():
         "export_onnx.py",
         "pictures.py",
     }
+    tested |= {"draw.py"}  # in test_draw.py
     tested |= {f"embed_{name}.py" for name in ("numpy", "physics", "jax", "torch", "scipy", "dask")}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

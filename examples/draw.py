@@ -1,0 +1,414 @@
+"""Draw a digit and watch what the network makes of it: python examples/draw.py --model digits.safetensors.
+
+FILE is a model that ``examples/mnist.py --save`` wrote, or ``--save`` here; without one a small network is trained on
+MNIST first. The page is at http://127.0.0.1:7860, for this computer alone. Needs ``pip install "portnn[draw]"``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import importlib.util
+import io
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import portnn
+
+SIDE, BOX = 28, 20  # of MNIST's images, and of the square that every digit fits into
+CENTER = 14  # where the center of mass of every digit is, to half a pixel
+CONTRAST = 0.1  # a picture whose darkest ink is nearer to the paper than this share of the whole range is empty
+EDGE = 0.25  # what is fainter than this share of the darkest ink is no edge of the digit: dust, or a trace of JPEG
+MOST_PIXELS = 2**24
+HOST, PORT = "127.0.0.1", 7860
+
+MOST_BYTES = 4 * 2**20  # of a picture that is handed to the page
+
+HTML = """
+<div class="side">
+  <canvas id="paper" width="400" height="400" aria-label="draw a digit here"></canvas>
+  <div class="tools">
+    <button id="undo">Undo</button><button id="clear">Clear</button>
+    <label>Picture &hellip;<input id="file" type="file" accept="image/*"></label>
+  </div>
+</div>
+<div class="side">
+  <div class="top">
+    <canvas id="seen" width="28" height="28" aria-label="what the network sees"></canvas>
+    <div id="digit" aria-live="polite"></div>
+    <p id="note"></p>
+  </div>
+  <div id="bars"></div>
+</div>
+"""
+CSS = """
+display: flex; flex-wrap: wrap; gap: 44px; padding: 10px 0;
+.side {flex: 1 1 400px; max-width: 440px}
+#paper {width: 100%; aspect-ratio: 1; border-radius: 10px; background: white; cursor: crosshair; touch-action: none;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 14%), 0 4px 18px rgb(0 0 0 / 10%)}
+.tools {display: flex; gap: 8px; align-items: flex-start; margin-top: 14px}
+.tools button, .tools label {font: inherit; font-size: 15px; line-height: 20px; padding: 6px 16px; border-radius: 7px;
+  box-sizing: border-box; height: 32px; margin: 0;
+  border: 0; color: inherit; cursor: pointer;
+  background: color-mix(in srgb, currentColor 9%, transparent)}
+.tools button:hover, .tools label:hover {background: color-mix(in srgb, currentColor 17%, transparent)}
+.tools label {margin-left: auto}
+#file {display: none}
+.top {display: flex; gap: 22px; align-items: center; height: 150px; margin-bottom: 18px}
+#seen {width: 150px; height: 150px; flex: none; image-rendering: pixelated; background: black; border-radius: 8px}
+#digit {font-size: 100px; line-height: 1; font-weight: 700; width: 0.62em; text-align: center; flex: none}
+#note {opacity: 0.75; font-size: 14px; line-height: 1.45; margin: 0}
+.bar {display: grid; grid-template-columns: 1em 1fr 4.6em; gap: 12px; align-items: center; height: 27px}
+.bar span {font-size: 15px; font-variant-numeric: tabular-nums}
+.bar span:last-child {text-align: right; white-space: nowrap; opacity: 0.75}
+.track {height: 15px; border-radius: 4px; background: color-mix(in srgb, currentColor 9%, transparent)}
+.fill {height: 100%; width: 0; border-radius: 4px; background: #8aa4c8; transition: width 0.15s}
+.best .fill {background: #e07b39}
+.best span {opacity: 1 !important; font-weight: 700}
+"""
+# One question is under way at a time; what has been drawn meanwhile is asked when the answer has come.
+JAVASCRIPT = """
+const find = (id) => element.querySelector("#" + id);
+const paper = find("paper"), pen = paper.getContext("2d"), seen = find("seen").getContext("2d");
+let strokes = [], picture = null, asking = false, next = null;
+
+find("bars").innerHTML = Array.from({length: 10}, (_, digit) => '<div class="bar"><span>' + digit +
+  '</span><div class="track"><div class="fill"></div></div><span></span></div>').join("");
+
+function paint() {
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, paper.width, paper.height);
+  if (picture) {
+    const k = Math.min(paper.width / picture.width, paper.height / picture.height);
+    const [w, h] = [picture.width * k, picture.height * k];
+    pen.drawImage(picture, (paper.width - w) / 2, (paper.height - h) / 2, w, h);
+  }
+  Object.assign(pen, {lineWidth: 30, lineCap: "round", lineJoin: "round", strokeStyle: "#111"});
+  for (const points of strokes) {
+    pen.beginPath();
+    pen.moveTo(...points[0]);
+    for (const point of points) pen.lineTo(...point);
+    pen.stroke();
+  }
+}
+function show(answer) {
+  const image = seen.createImageData(28, 28), p = answer.probabilities || [];
+  for (let i = 0; i < 784; i++) {
+    const gray = answer.pixels ? answer.pixels[i] : 0;
+    image.data.set([gray, gray, gray, 255], 4 * i);
+  }
+  seen.putImageData(image, 0, 0);
+  const best = p.indexOf(Math.max(...p));
+  find("digit").textContent = p.length ? best : "";
+  find("note").textContent = answer.note;
+  [...find("bars").children].forEach((bar, digit) => {
+    bar.classList.toggle("best", digit === best);
+    bar.querySelector(".fill").style.width = 100 * (p[digit] || 0) + "%";
+    bar.lastChild.textContent = p.length ? (100 * p[digit]).toFixed(1) + " %" : "";
+  });
+}
+async function ask(question) {
+  next = question;
+  if (asking) return;
+  asking = true;
+  element.dataset.state = "asking";
+  while (next) {
+    question = next;
+    next = null;
+    try {
+      show(await server.read(question()));
+    } catch (error) {
+      show({note: "No answer from the program: " + (error.message || error)});
+    }
+  }
+  asking = false;
+  element.dataset.state = "answered";
+}
+function changed() { paint(); ask(() => paper.toDataURL("image/png")); }
+
+const at = (event) => {
+  const box = paper.getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width * paper.width, (event.clientY - box.top) / box.height * paper.height];
+};
+paper.addEventListener("pointerdown", (event) => {
+  paper.setPointerCapture(event.pointerId);
+  strokes.push([at(event)]);
+  changed();
+  event.preventDefault();
+});
+paper.addEventListener("pointermove", (event) => {
+  if (!paper.hasPointerCapture(event.pointerId)) return;
+  for (const step of event.getCoalescedEvents?.() ?? [event]) strokes[strokes.length - 1].push(at(step));
+  changed();
+});
+find("undo").addEventListener("click", () => { strokes.length ? strokes.pop() : picture = null; changed(); });
+find("clear").addEventListener("click", () => { strokes = []; picture = null; changed(); });
+
+function load(file) {
+  if (!file) return;
+  if (file.size > MOST_BYTES) {
+    show({note: "The picture has " + file.size + " bytes, expected at most MOST_BYTES; make it smaller."});
+    return;
+  }
+  const reader = new FileReader(), loaded = new Image();
+  reader.onload = () => { loaded.src = reader.result; ask(() => reader.result); };
+  loaded.onload = () => { strokes = []; picture = loaded; paint(); };
+  reader.readAsDataURL(file);
+}
+find("file").addEventListener("change", (event) => { load(event.target.files[0]); event.target.value = ""; });
+element.addEventListener("dragover", (event) => event.preventDefault());
+element.addEventListener("drop", (event) => { event.preventDefault(); load(event.dataTransfer.files[0]); });
+changed();
+""".replace("MOST_BYTES", str(MOST_BYTES))
+CONTAINER = """
+.gradio-container {max-width: 1000px !important; margin: 0 auto !important}
+footer {display: none !important}
+#draw, #draw .html-container {padding: 0 !important; overflow: visible !important}
+"""
+
+
+def to_mnist(picture: Any) -> np.ndarray | None:
+    """Return a drawing as MNIST has its digits, (28, 28) float32 in [0, 1], ink bright; None where nothing is drawn.
+
+    What was done to MNIST (LeCun, Bottou, Bengio, Haffner, 1998, section III.A) is done here: the digit is scaled, with
+    gray levels for the edges, until its longer side is 20 pixels, and placed so that its center of mass is in the
+    middle of 28 x 28. ``picture`` is a PIL image of any size up to 2**24 pixels and any mode: what differs from the
+    color of its border is ink, be it dark on light or light on dark. ValueError for a larger one.
+    """
+    from PIL import Image
+
+    check_size(picture)
+    ink = ink_of(picture)
+    darkest = ink.max(initial=0.0)
+    if darkest < CONTRAST:
+        return None
+    rows, columns = (np.flatnonzero((ink > EDGE * darkest).any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = BOX / max(ink.shape)
+    height, width = (max(round(side * scale), 1) for side in ink.shape)
+    ink = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.HAMMING))
+    ink = np.clip(ink / ink.max(), 0.0, 1.0)  # a thin line is bright again
+    top, left = (
+        min(max(round(CENTER - float((ink * at).sum() / ink.sum())), 0), SIDE - side)
+        for side, at in ((height, np.arange(height)[:, None]), (width, np.arange(width)))
+    )
+    image = np.zeros((SIDE, SIDE), dtype="float32")
+    image[top : top + height, left : left + width] = ink
+    return image
+
+
+def check_size(picture: Any) -> None:
+    """Raise ValueError for a picture of more than MOST_PIXELS."""
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"the picture has {width} x {height} pixels, expected at most {MOST_PIXELS}; make it smaller")
+
+
+def ink_of(picture: Any) -> np.ndarray:
+    """Return how far each pixel is from the paper, as a share of the whole range: (height, width) float32."""
+    from PIL import Image
+
+    if picture.mode[0] in "IF":  # 16 or 32 bits: gray levels of any range
+        gray = np.nan_to_num(np.asarray(picture, dtype="float32"), posinf=0.0, neginf=0.0)
+        return distance_to_paper(gray, max(np.abs(gray).max(initial=0.0), 255.0 if picture.mode[0] == "I" else 1.0))
+    colors = picture.convert("RGBA")
+    for paper in ("white", "black"):  # white ink on nothing is seen on black
+        sheet = Image.alpha_composite(Image.new("RGBA", colors.size, paper), colors).convert("L")
+        ink = distance_to_paper(np.asarray(sheet, dtype="float32"), 255.0)
+        if ink.max(initial=0.0) >= CONTRAST:
+            break
+    return ink
+
+
+def distance_to_paper(gray: np.ndarray, full: float) -> np.ndarray:
+    """Return |gray - paper| / full, the paper being the median of the border."""
+    if not gray.size:
+        return gray
+    paper = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]]))
+    return (np.abs(gray - paper) / full).astype("float32")
+
+
+def probabilities_of(model: portnn.MLP, image: np.ndarray) -> np.ndarray:
+    """Return the ten probabilities of an image, float64; of an ensemble their mean over the members."""
+    x = image.reshape(1, -1)
+    if model.members is not None:
+        return portnn.ensemble_predict(model, x, kind="classes").mean[0].astype("float64")
+    logits = portnn.predict(model, x)[0].astype("float64")
+    p = np.exp(logits - logits.max())  # Numerical stability: no exponential overflows
+    return p / p.sum()
+
+
+def train(x: np.ndarray, t: np.ndarray, *, epochs: int = 6, seed: int = 0, progress: bool = False) -> portnn.MLP:
+    """Return a network for digits ``x`` (n, 784), trained on each of them and on copies shifted by up to two pixels."""
+    rng = np.random.default_rng(seed)
+    images, copies = x.reshape(-1, SIDE, SIDE), [x]
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    for _ in range(2):
+        shifted, corners = np.empty_like(images), rng.integers(0, 5, size=(len(images), 2))
+        for row, column in np.ndindex(5, 5):
+            chosen = (corners == (row, column)).all(axis=1)
+            shifted[chosen] = padded[chosen, row : row + SIDE, column : column + SIDE]
+        copies.append(shifted.reshape(len(x), -1))
+    x, t = np.concatenate(copies), np.tile(t, len(copies))
+    model = portnn.MLP([SIDE * SIDE, 256, 128, 10], seed=seed)
+    steps = epochs * -(-len(t) // 128)
+    rate = portnn.schedules.cosine(2e-3, steps)
+    portnn.fit(model, x, t, optimizer=portnn.AdamW(rate), epochs=epochs, batch_size=128, seed=seed, progress=progress)
+    return model
+
+
+def answer(model: portnn.MLP, picture: Any) -> dict[str, Any]:
+    """Return what the page shows beside a drawing: pixels 0..255, ten probabilities, and a sentence."""
+    image = to_mnist(picture)
+    if image is None:
+        return {"note": "Draw a digit from 0 to 9 in the square. A picture of one can be dropped there, too."}
+    return {
+        "pixels": np.round(255.0 * image).astype(int).reshape(-1).tolist(),
+        "probabilities": probabilities_of(model, image).tolist(),
+        "note": "On the left what the network sees: 28 x 28 pixels, scaled and centered as in MNIST.",
+    }
+
+
+def picture_in(url: object) -> Any:
+    """Return the PIL image in a ``data:image/...;base64,`` address; ValueError where there is none."""
+    from PIL import Image
+
+    kind, _, text = url.partition(";base64,") if isinstance(url, str) else ("", "", "")
+    if not kind.startswith("data:image/"):
+        message = "expected a picture, a data: address of type image; PNG and JPEG are read"
+        raise ValueError(message)
+    if len(text) > MOST_BYTES * 4 // 3 + 4:
+        raise ValueError(f"the picture has {len(text) * 3 // 4} bytes, expected at most {MOST_BYTES}; make it smaller")
+    try:
+        data = base64.b64decode(text, validate=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we look at its size, before any pixel
+            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "GIF", "BMP", "WEBP"))
+        check_size(picture)
+        picture.load()
+    except Image.DecompressionBombError:
+        raise ValueError(f"the picture has more pixels than {MOST_PIXELS}; make it smaller") from None
+    except (OSError, SyntaxError, binascii.Error):
+        message = "the picture cannot be read, it is cut off or of another kind; PNG and JPEG are read"
+        raise ValueError(message) from None
+    return picture
+
+
+def page(model: portnn.MLP) -> Any:
+    """Return the page, a ``gradio.Blocks``: a square to draw on, and the answer beside it."""
+    gr = gradio()
+
+    def read(url: str) -> dict[str, Any]:
+        try:
+            return answer(model, picture_in(url))
+        except ValueError as error:
+            return {"note": str(error)}
+
+    with gr.Blocks(title="portnn: draw a digit", analytics_enabled=False) as blocks:
+        layers = " - ".join(map(str, model.sizes))
+        gr.Markdown(
+            f"# Draw a digit\nA network of {layers} units, {model.n_params:,} parameters, on {model.backend.name}, "
+            "reads along while you draw."
+        )
+        gr.HTML(html_template=HTML, css_template=CSS, js_on_load=JAVASCRIPT, server_functions=[read], elem_id="draw")
+    return blocks
+
+
+def gradio() -> Any:
+    """Import gradio with its reports to others switched off."""
+    for name, value in {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_MCP_SERVER": "False",
+        "GRADIO_SHARE": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ[name] = value
+    for name in ("no_proxy", "NO_PROXY"):  # gradio looks whether its own page is there
+        os.environ[name] = ",".join({HOST, *filter(None, os.environ.get(name, "").split(","))})
+    import gradio as gr
+
+    return gr
+
+
+def serve(blocks: Any, port: int, *, wait: bool = True, browser: bool = False) -> str:
+    """Show the page on this computer alone and return its address; ``wait`` until Ctrl-C."""
+    gr = gradio()
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    # another site's name that leads to this address gets no answer
+    ours = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    blocks.queue(max_size=16, default_concurrency_limit=1, api_open=False)
+    _, address, _ = blocks.launch(
+        server_name=HOST,
+        server_port=port,
+        share=False,
+        quiet=True,
+        inbrowser=browser,
+        prevent_thread_lock=True,
+        max_threads=4,
+        max_file_size=MOST_BYTES,
+        enable_monitoring=False,
+        ssr_mode=False,
+        footer_links=[],
+        app_kwargs={"middleware": [ours]},
+        theme=gr.themes.Default(neutral_hue="slate", **fonts),
+        css=CONTAINER,
+    )
+    print(f"draw a digit at {address} (Ctrl-C ends)", flush=True)
+    if wait:
+        blocks.block_thread()
+    return address
+
+
+def network(args: argparse.Namespace) -> portnn.MLP:
+    """Load the model that was asked for, or train one."""
+    if args.model:
+        model = portnn.MLP.load(args.model)
+        if (model.sizes[0], model.sizes[-1]) != (SIDE * SIDE, 10):
+            message = f"{args.model} maps {model.sizes[0]} features to {model.sizes[-1]} outputs, expected 784 to 10"
+            raise ValueError(f"{message}; write one with examples/mnist.py --dataset mnist --save FILE")
+        return model
+    try:
+        x, t, x_test, t_test = portnn.datasets.load_mnist(args.data_dir)
+    except OSError as error:
+        raise SystemExit(f"no --model and no MNIST to train one on: {error}") from None
+    print("training on MNIST, which takes a minute or less; --save FILE keeps the network", flush=True)
+    model = train(x, t, progress=True)
+    print(f"accuracy on the test set {100 * portnn.evaluate(model, x_test, t_test)['accuracy']:.2f} %", flush=True)
+    if args.save:
+        model.save(args.save)
+    return model
+
+
+def main() -> int:
+    """Load or train, then serve."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", metavar="FILE", help="a saved network; default: train one on MNIST")
+    parser.add_argument("--save", metavar="FILE", help="write the network that was trained")
+    parser.add_argument("--data-dir", help="the folder that holds mnist/; default: PORTNN_DATA, then data/")
+    parser.add_argument("--port", type=int, default=PORT, help=f"of {HOST}, the only address; default {PORT}")
+    parser.add_argument("--browser", action="store_true", help="open the page in a browser")
+    args = parser.parse_args()
+    Path(args.save or ".").parent.mkdir(parents=True, exist_ok=True)
+    if importlib.util.find_spec("gradio") is None:
+        sys.exit('the page needs gradio: pip install "portnn[draw]"')
+    model = network(args)
+    serve(page(model), args.port, browser=args.browser)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,379 @@
+"""The page to draw a digit on: its preprocessing against MNIST, and the page in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tolerances
+from tolerances import assert_same, assert_within
+
+import portnn
+
+Image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def draw():
+    """examples/draw.py as a module."""
+    spec = importlib.util.spec_from_file_location("example_draw", ROOT / "examples" / "draw.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    """MNIST, where it is on this machine."""
+    try:
+        return portnn.datasets.load_mnist(download=False)
+    except OSError:
+        pytest.skip("MNIST is not on this machine; PORTNN_DATA names the folder that holds mnist/")
+
+
+@pytest.fixture(scope="module")
+def model(draw, mnist):
+    """The network that draw.py trains."""
+    x, t, _, _ = mnist
+    return draw.train(x[:30000], t[:30000], epochs=4)
+
+
+def picture(gray):
+    """Return numbers in [0, 1] as a picture of 8 bits."""
+    return Image.fromarray(np.round(255.0 * gray).astype("uint8"))
+
+
+def rectangle(paper="white", ink="black", mode="RGB"):
+    """A bar of 50 x 100 pixels, far from the middle of 400 x 300."""
+    sheet = Image.new(mode, (400, 300), paper)
+    sheet.paste(ink, (310, 17, 360, 117))
+    return sheet
+
+
+def bar():
+    """Return what the rectangle must become: 10 x 20 pixels, their center within half a pixel of (14, 14)."""
+    image = np.zeros((28, 28), dtype="float32")
+    image[4:24, 10:20] = 1.0
+    return image
+
+
+def address(image, kind="PNG"):
+    data = io.BytesIO()
+    image.save(data, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+# -- the image that the network sees ----------------------------------------------------------------------------------
+
+
+def test_a_bar_by_hand(draw):
+    seen = draw.to_mnist(rectangle())
+    assert seen.dtype == np.float32
+    assert_same(seen, bar())
+
+
+def test_digits_of_mnist_come_back_to_the_bit(draw, mnist, monkeypatch):
+    """Each is 20 pixels long and centered already, if its faintest edge counts as ink."""
+    monkeypatch.setattr(draw, "EDGE", 0.0)
+    _, _, x, _ = mnist
+    images = [image for image in x[:2000].reshape(-1, 28, 28) if image.max() == 1.0]
+    assert len(images) > 1500
+    for image in images:
+        for drawn in (image, 1.0 - image, np.pad(image, ((30, 50), (70, 20)))):
+            assert_same(draw.to_mnist(picture(drawn)), image)
+
+
+def test_digits_drawn_large_anywhere_are_recognized(draw, mnist, model):
+    """Real digits, enlarged to 100 to 350 pixels with soft edges, in any place of 400 x 400, dark on light."""
+    _, _, x, t = mnist
+    rng, right, flat = np.random.default_rng(0), 0, 0
+    for image, label in zip(x[:500].reshape(-1, 28, 28), t[:500], strict=True):
+        side = int(rng.integers(100, 351))
+        sheet = Image.new("L", (400, 400), "black")
+        corner = tuple(map(int, rng.integers(0, 401 - side, 2)))
+        sheet.paste(picture(image).resize((side, side), Image.Resampling.BICUBIC), corner)
+        drawn = Image.fromarray(255 - np.asarray(sheet))
+        right += draw.probabilities_of(model, draw.to_mnist(drawn)).argmax() == label
+        # without the preprocessing the same picture is not recognized
+        small = 1.0 - np.asarray(drawn.resize((28, 28), Image.Resampling.BOX), dtype="float32") / 255.0
+        flat += draw.probabilities_of(model, small).argmax() == label
+    assert right >= 485
+    assert flat < 350
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(rectangle("black", "white"), rectangle("#ffee00", "#203080"), rectangle("white", "black", "1")),
+        *(rectangle("#eeeeee", "#bbbbbb", "L"), rectangle(0, 40000, "I;16"), rectangle(0.25, 0.75, "F")),
+        *(rectangle((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"), rectangle((0, 0, 0, 0), (255, 255, 255, 255), "RGBA")),
+        *(rectangle().convert("P"), rectangle().convert("CMYK"), rectangle((0, 0), (255, 255), "LA")),
+    ],
+    ids=lambda image: f"{image.mode}-{image.getpixel((0, 0))}",
+)
+def test_paper_and_ink_of_any_color(draw, image):
+    """Inverted, colored, faint, of 1, 16 and 32 bits, on nothing, with a palette."""
+    assert_within(draw.to_mnist(image), bar(), tolerances.first_gradient(1.0, "float32"))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(Image.new("L", (400, 400), gray) for gray in ("white", "black", "gray")),
+        *(Image.new("RGBA", (400, 400), (9, 9, 9, 0)), Image.new("L", (1, 1)), Image.new("L", (0, 0))),
+        *(Image.new("I;16", (5, 7), 1000), Image.new("F", (5, 7), float("nan")), rectangle("#808080", "#858585")),
+    ],
+    ids=lambda image: f"{image.mode}-{image.size}",
+)
+def test_nothing_drawn_is_an_empty_answer(draw, image):
+    assert draw.to_mnist(image) is None
+    assert set(draw.answer(portnn.MLP([784, 10]), image)) == {"note"}
+
+
+@pytest.mark.parametrize("box", [(200, 5, 203, 395), (3, 50, 397, 51), (100, 100, 101, 101), (0, 0, 399, 20)])
+def test_any_stroke_stays_in_the_frame(draw, box):
+    sheet = Image.new("L", (400, 400), "white")
+    sheet.paste("black", box)
+    seen = draw.to_mnist(sheet)
+    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+    assert (seen.shape, seen.max(), max(np.ptp(rows), np.ptp(columns)) + 1) == ((28, 28), 1.0, 20)
+    for total, axis in ((seen.sum(axis=1), rows), (seen.sum(axis=0), columns)):
+        assert abs((total * np.arange(28)).sum() / total.sum() - 14.0) <= 0.5, axis
+
+
+def test_a_huge_picture_is_one_sentence(draw):
+    with pytest.raises(ValueError, match=r"the picture has 5000 x 4000 pixels, expected at most 16777216; make it"):
+        draw.to_mnist(Image.new("1", (5000, 4000)))
+    for size, sentence in (((10000, 15000), "10000 x 15000 pixels, expected at most"), ((20000, 15000), "more pixels")):
+        with pytest.raises(ValueError, match=f"^the picture has {sentence}.* 16777216; make it smaller$"):
+            draw.picture_in(address(Image.new("1", size)))  # some 40 kB
+    with pytest.raises(ValueError, match=r"the picture has 4194\d\d\d bytes, expected at most 4194304"):
+        draw.picture_in("data:image/png;base64," + "A" * (4 * 2**22 // 3 + 8))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(None, 7, "", "hello", "data:text/html;base64,PGI+", "data:image/png;base64,", "data:image/png;base64,%%%"),
+        *("data:image/png;base64,iVBORw0KGgo=", address(rectangle())[:-900] + "AAAA", "https://example.org/7.png"),
+        "data:image/svg+xml;base64," + base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>").decode(),
+    ],
+    ids=lambda url: str(url)[:30],
+)
+def test_what_is_no_picture_is_one_sentence(draw, url):
+    with pytest.raises(ValueError, match=r"^[^\n]{20,250}; PNG and JPEG are read$"):
+        draw.picture_in(url)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_arrives(draw, kind):
+    seen = draw.to_mnist(draw.picture_in(address(rectangle(), kind)))
+    wrong = ((seen > 0.5) != (bar() > 0.5)).sum()
+    assert wrong == 0 if kind == "PNG" else wrong <= 60  # losses move an edge by a pixel; there are 60 at the edge
+
+
+# -- the answer -------------------------------------------------------------------------------------------------------
+
+
+def test_answer_is_the_softmax_of_the_network(draw):
+    net = portnn.MLP([784, 10], init="normal")
+    said = draw.answer(net, rectangle())
+    assert (np.asarray(said["pixels"]).reshape(28, 28) == 255 * bar()).all()
+    logits = net(bar().reshape(1, -1))[0].astype("float64")
+    bound = tolerances.first_gradient(1.0, "float64")
+    assert_within(said["probabilities"], np.exp(logits) / np.exp(logits).sum(), bound)
+    assert_within(sum(said["probabilities"]), 1.0, bound)
+
+
+def test_of_an_ensemble_it_is_the_mean(draw):
+    team = portnn.MLP([784, 10], members=3)
+    said = draw.answer(team, rectangle())["probabilities"]
+    alone = [draw.answer(member, rectangle())["probabilities"] for member in team]
+    assert_within(said, np.mean(alone, axis=0), tolerances.first_gradient(1.0, "float32"))
+
+
+# -- the command line and the page ------------------------------------------------------------------------------------
+
+
+def environment(**variables):
+    """Return the environment of a machine that reaches nothing but itself."""
+    kept = {k: v for k, v in os.environ.items() if k.lower() not in ("no_proxy", "portnn_data")}
+    nowhere = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "all")}
+    return kept | nowhere | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"} | variables
+
+
+def needs_gradio():
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed; nox -s browser installs it")
+
+
+@pytest.mark.parametrize("case", ["shape", "no file", "no file to train from", "port"])
+def test_refuses_in_one_sentence(tmp_path, case):
+    needs_gradio()
+    portnn.MLP([64, 10]).save(tmp_path / "small.safetensors")
+    portnn.MLP([784, 10]).save(tmp_path / "right.safetensors")
+    options, sentence = {
+        "shape": (["--model", "small.safetensors"], r"ValueError: small\.safetensors maps 64 features to 10 outputs, "),
+        "no file": (["--model", "none.safetensors"], r"FileNotFoundError: .*none\.safetensors"),
+        "no file to train from": (["--data-dir", "."], r"no --model and no MNIST to train one on: .*"),
+        "port": (["--model", "right.safetensors", "--port", "PORT"], r"OSError: .*port.*"),
+    }[case]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = [str(taken.getsockname()[1]) if option == "PORT" else option for option in options]
+        command = [sys.executable, ROOT / "examples" / "draw.py", *options]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(sentence + r"[^\n]*\n", done.stderr), done.stderr
+
+
+def arc(x, y, rx, ry, start, end):
+    """Return points of an arc of an ellipse, angles in degrees, 0 to the right, 90 down."""
+    return [(x + rx * np.cos(a), y + ry * np.sin(a)) for a in np.radians(np.linspace(start, end, 24))]
+
+
+STROKES = {  # each digit as a hand draws it: strokes of points in the unit square
+    0: [arc(0.5, 0.5, 0.22, 0.34, -90, 270)],
+    1: [[(0.40, 0.30), (0.52, 0.15), (0.50, 0.85)]],
+    2: [[*arc(0.48, 0.33, 0.20, 0.18, -170, 40), (0.28, 0.82), (0.74, 0.82)]],
+    3: [[*arc(0.46, 0.32, 0.19, 0.17, -160, 90), *arc(0.46, 0.66, 0.22, 0.18, -90, 160)]],
+    4: [[(0.36, 0.15), (0.28, 0.52), (0.72, 0.52)], [(0.62, 0.18), (0.58, 0.86)]],
+    5: [[(0.36, 0.17), (0.34, 0.45), *arc(0.46, 0.64, 0.21, 0.20, -110, 150)], [(0.36, 0.17), (0.68, 0.16)]],
+    6: [[(0.62, 0.14), (0.42, 0.38), *arc(0.48, 0.66, 0.17, 0.19, -160, 200)]],
+    7: [[(0.28, 0.18), (0.72, 0.18), (0.46, 0.86)]],
+    8: [[*arc(0.5, 0.33, 0.16, 0.16, 90, 450), *arc(0.5, 0.67, 0.19, 0.18, -90, 270)]],
+    9: [[*arc(0.48, 0.34, 0.17, 0.18, 0, 360), (0.65, 0.34), (0.58, 0.86)]],
+}
+
+
+class Served:
+    """The page in a process of its own, and a browser that has it open."""
+
+    def __init__(self, process, port, tab, asked):
+        self.process, self.port, self.tab, self.asked = process, port, tab, asked
+
+    def drawn(self, strokes):
+        """Draw with the mouse and return the digit that is read, and its probability."""
+        self.tab.click("#clear")
+        box = self.tab.locator("#paper").bounding_box()
+        for points in strokes:
+            for i, (x, y) in enumerate(points):
+                self.tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+                if i == 0:
+                    self.tab.mouse.down()
+            self.tab.mouse.up()
+        return self.read()
+
+    def read(self):
+        """Wait for the answer and return the digit, or an empty text, and its bar."""
+        self.tab.wait_for_selector("[data-state=answered]")
+        return self.tab.inner_text("#digit"), self.tab.locator(".best span:last-child").all_inner_texts()
+
+
+@pytest.fixture(scope="module")
+def served(model, tmp_path_factory):
+    needs_gradio()
+    if importlib.util.find_spec("playwright") is None or not CHROMIUM:
+        pytest.skip("needs playwright (pip) and chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    folder = tmp_path_factory.mktemp("draw")
+    model.save(folder / "digits.safetensors")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, ROOT / "examples" / "draw.py", "--model", "digits.safetensors", "--port", str(port)]
+    with open(folder / "errors", "w+") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            line = process.stdout.readline()
+            assert line == f"draw a digit at http://127.0.0.1:{port}/ (Ctrl-C ends)\n", (folder / "errors").read_text()
+            with sync_playwright() as playwright:
+                root = ["--no-sandbox"] if os.geteuid() == 0 else []
+                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
+                tab = browser.new_page(viewport={"width": 1040, "height": 640}, device_scale_factor=1.5)
+                asked, wrong = [], []
+                tab.on("request", lambda request: asked.append(request.url))
+                tab.on("pageerror", lambda error: wrong.append(str(error)))
+                tab.goto(f"http://127.0.0.1:{port}")
+                yield Served(process, port, tab, asked)
+                assert wrong == []
+                browser.close()
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+            process.stdout.close()
+        errors.seek(0)
+        assert errors.read() == ""
+
+
+def test_drawn_digits_are_recognized(served, tmp_path):
+    """Drawn with the mouse, stroke by stroke, in a browser."""
+    assert served.read() == ("", [])
+    answers = {digit: served.drawn(strokes) for digit, strokes in STROKES.items()}
+    right = [digit for digit, (said, _) in answers.items() if said == str(digit)]
+    assert len(right) >= 9, answers
+    served.drawn(STROKES[3])
+    shares = [float(text.removesuffix(" %")) for text in served.tab.locator(".bar span:last-child").all_inner_texts()]
+    assert len(shares) == 10
+    assert abs(sum(shares) - 100.0) < 10 * 0.051  # each is rounded to 0.1
+    shot = Path(os.environ.get("PORTNN_SCREENSHOT", tmp_path / "draw.png"))
+    served.tab.mouse.move(2, 2)
+    served.tab.wait_for_timeout(400)  # the bars glide to their places
+    served.tab.screenshot(path=shot)
+    assert len(np.unique(np.asarray(Image.open(shot).convert("L")))) > 30
+
+
+def test_the_network_reads_along(served):
+    """The answer changes while the button is held down; undo and clear take it back."""
+    served.drawn(STROKES[4][:1])
+    half = served.read()
+    served.drawn(STROKES[4])
+    assert served.read()[0] == "4"
+    served.tab.click("#undo")
+    assert served.read() == half
+    served.tab.click("#clear")
+    assert served.read() == ("", [])
+
+
+def test_a_picture_from_a_file(served, mnist, tmp_path):
+    """A real seven, light on dark; then a text that calls itself a picture."""
+    _, _, x, t = mnist
+    picture(x[0].reshape(28, 28)).resize((300, 300)).save(tmp_path / "digit.png")
+    served.tab.set_input_files("#file", tmp_path / "digit.png")
+    served.tab.wait_for_function(f"document.querySelector('#digit').textContent === '{t[0]}'")
+    (tmp_path / "text.png").write_text("seven")
+    served.tab.set_input_files("#file", tmp_path / "text.png")
+    served.tab.wait_for_function("document.querySelector('#note').textContent.includes('cannot be read')")
+    assert served.read()[0] == ""
+    served.tab.click("#clear")
+    served.read()
+    assert "Draw a digit" in served.tab.inner_text("#note")
+
+
+def test_page_is_for_this_computer_alone(served):
+    """It listens on 127.0.0.1, asks nobody else for anything, and answers to no other name."""
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    ends = {fields[1] for fields in listening if fields[3] == "0A" and fields[1].endswith(f":{served.port:04X}")}
+    assert ends == {f"0100007F:{served.port:04X}"}
+    assert [url for url in served.asked if not url.startswith((f"http://127.0.0.1:{served.port}/", "data:"))] == []
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    page = urllib.request.Request(f"http://127.0.0.1:{served.port}/", headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+        direct.open(page, timeout=30)
+    refused.value.close()
