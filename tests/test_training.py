@@ -626,6 +626,23 @@ def test_two_fits_with_resume_are_one(library, optimizer):
     assert_same(library.to_numpy(anew.params), library.to_numpy(whole.params))
 
 
+def test_two_fits_with_resume_are_one_with_dropout_and_batch_norm(library):
+    """Masks are a function of the epoch, and the running statistics are the model's own."""
+    rng = np.random.default_rng(5)
+    x, t = rng.normal(size=(22, 4)), rng.integers(0, 3, size=22)
+    options = {"optimizer": "adam", "batch_size": 8, "seed": 3, "progress": False}
+    whole, parts = (
+        MLP([4, 6, 5, 3], dropout=0.4, normalization=["batch", "layer"], dtype="float64", seed=7, **library.where)
+        for _ in range(2)
+    )
+    expected = portnn.fit(whole, x, t, epochs=5, **options)
+    first = portnn.fit(parts, x, t, epochs=2, **options)
+    both = portnn.fit(parts, x, t, epochs=3, resume=first, **options)
+    for name in ("params", "running"):
+        assert_same(library.to_numpy(getattr(parts, name)), library.to_numpy(getattr(whole, name)))
+    assert without_times(both) == without_times(expected)
+
+
 def test_what_cannot_be_resumed():
     model = MLP([4, 6, 3])
     history = fit(model, optimizer=Adam())
