@@ -22,7 +22,9 @@ SOURCE = re.compile(r"<!-- source: ([\w.]+) -->")
 FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):<code>~?(.*?)</code>")
 # The kind and default of an argument, which two that are described together would share; the signature has them right.
-KIND = re.compile(r'(<li class="doc-section-item field-body">\s*<b><code>[^<]*</code></b>)\s*\(.*?\)(?=\s*\u2013)', re.S)
+KIND = re.compile(
+    r'(<li class="doc-section-item field-body">\s*<b><code>[^<]*</code></b>)\s*\(.*?\)(?=\s*\u2013)', re.S
+)
 # What the converter leaves to the browser, which takes a sign after a bracket for a difference, and log p for logp.
 SIGN = re.compile(r"(<mo[^>]*>(?:&#x00028;|&#x0002C;|&#x0003D;)</mo>)<mo>(?=&#x02212;|&#x000B1;)")
 NAMED = re.compile(r"(<mi>(?:log|tanh|cos)</mi>)(?=<mi>)")
