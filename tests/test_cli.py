@@ -228,6 +228,16 @@ def test_predictions_are_those_of_the_model_on_columns_of_any_order(here, capsys
     assert list(said["color"][sure]) == [("blue", "green", "red")[k] for k in p[sure].argmax(axis=1)]
 
 
+@pytest.mark.parametrize("word", ["", "orchid"])
+def test_targets_that_nobody_knows_are_no_obstacle(here, slips, tmp_path, capsys, word):
+    table = pandas.read_csv("iris.csv").assign(species=[word] * 75 + ["setosa"] * 75)
+    table.to_csv(tmp_path / "new.csv", index=False)
+    assert run("predict", "--model", "known.st", "--data", tmp_path / "new.csv") == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 151
+    assert err == "150 rows\n"
+
+
 def test_regression_in_the_units_of_the_target(here, capsys):
     options = ("--categorical", "code", "--save", "price.safetensors")
     assert run("train", "--data", "mixed.csv", "--target", "price", *options) == 0
