@@ -8,6 +8,7 @@ import io
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,11 +62,11 @@ def describe(path: str) -> int:
         if scaling is not None:
             lines.append((name, f"{type(scaling).__name__}, in the file"))
     if schema is not None:
-        what = "a number" if schema.classes is None else f"{len(schema.classes)} classes: {', '.join(schema.classes)}"
+        what = "a number" if schema.classes is None else f"{len(schema.classes)} classes: {_some(schema.classes)}"
         lines.append(("target", f"{schema.target}, {what}"))
-        for column in schema.columns:
-            kind = "a number" if column.categories is None else f"one of {', '.join(column.categories)}"
-            lines.append(("column", f"{column.name}, {kind}"))
+        numbers = [column.name for column in schema.columns if column.categories is None]
+        lines += [("numbers", f"{len(numbers)}: {_some(numbers)}")] * bool(numbers)
+        lines += [("text", f"{c.name}: {_some(c.categories)}") for c in schema.columns if c.categories is not None]
     console.summary(lines)
     print()
     rows = [
@@ -137,8 +138,8 @@ def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[
         target = f"{schema.target}: a number from {y.min():g} to {y.max():g}, mean {y.mean():g}"
     else:
         counts = numpy.bincount(trained.targets, minlength=len(schema.classes))
-        some = ", ".join(f"{name} {n}" for name, n in zip(schema.classes[:8], counts, strict=False))
-        target = f"{schema.target}: {len(schema.classes)} classes ({some}{', ...' * (len(schema.classes) > 8)})"
+        some = _some([f"{name} {n}" for name, n in zip(schema.classes, counts, strict=True)])
+        target = f"{schema.target}: {len(schema.classes)} classes ({some})"
     epochs = len(history.get("loss", []))
     ended = ", interrupted" if history.interrupted else ""
     stopping = f", {trained.held_back} of them to stop in time" if trained.held_back else ""
@@ -332,6 +333,10 @@ def _widths(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
 
 
 def _many(n: int, what: str) -> str:

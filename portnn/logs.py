@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import numbers
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,11 @@ from portnn.errors import shown
 from portnn.history import History, flat
 from portnn.mlp import MLP
 from portnn.progress import print_line
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a callback of the user's wrote down numbers, and not a remark."""
+    return all(isinstance(v, numbers.Real) for v in (value if isinstance(value, list) else [value]))
 
 
 class CSVLog:
@@ -134,6 +140,8 @@ class TensorBoard:
         """Write the numbers of this epoch."""
         epoch = len(history["loss"])
         for name, values in history.items():
+            if len(values) != epoch or not _numbers(values[-1]):
+                continue
             kind, tag = name.removeprefix("val_"), name
             if kind in ("loss", "accuracy"):
                 tag = f"{kind}/{'train' if kind == name else 'validation'}"
@@ -177,6 +185,8 @@ class EpochPrinter:
             return
         parts = [f"epoch {epoch:{len(str(of))}d}/{of}" if of else f"epoch {epoch}"]
         for name, values in history.items():
+            if len(values) != epoch or not _numbers(values[-1]):
+                continue
             value = float(numpy.mean(values[-1]))
             if name == "epoch_seconds":
                 parts.append(f"{value:.2f} s")

@@ -453,6 +453,21 @@ def test_a_line_per_epoch(capsys):
     assert lines[0].startswith("epoch  1/10  loss ")
 
 
+def test_remarks_of_the_users_own_are_no_scalars(tmp_path, capsys):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed (extra: tensorboard)")
+
+    def remark(model: MLP, history: History) -> None:
+        history.setdefault("remark", []).append("fine")
+        history.setdefault("first", [1.0])
+
+    fit(network(), remark, TensorBoard(tmp_path), CSVLog(tmp_path / "log.csv"), EpochPrinter(), epochs=2)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "first 1.0000" in first
+    assert "first" not in second
+    assert "remark" not in first
+    assert [row["remark"] for row in read(tmp_path / "log.csv")] == ["fine", "fine"]
+
+
 def test_every_third_line_and_the_last_and_means_of_members():
     paper = io.StringIO()
     history = fit(network(members=2), EpochPrinter(every=3, file=paper), epochs=7)

@@ -228,6 +228,16 @@ def test_predictions_are_those_of_the_model_on_columns_of_any_order(here, capsys
     assert list(said["color"][sure]) == [("blue", "green", "red")[k] for k in p[sure].argmax(axis=1)]
 
 
+@pytest.mark.parametrize("word", ["", "orchid"])
+def test_targets_that_nobody_knows_are_no_obstacle(here, slips, tmp_path, capsys, word):
+    table = pandas.read_csv("iris.csv").assign(species=[word] * 75 + ["setosa"] * 75)
+    table.to_csv(tmp_path / "new.csv", index=False)
+    assert run("predict", "--model", "known.st", "--data", tmp_path / "new.csv") == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 151
+    assert err == "150 rows\n"
+
+
 def test_regression_in_the_units_of_the_target(here, capsys):
     options = ("--categorical", "code", "--save", "price.safetensors")
     assert run("train", "--data", "mixed.csv", "--target", "price", *options) == 0
@@ -333,6 +343,18 @@ def test_numbers_are_standardized_and_texts_are_not(folder):
     assert scaling.std == (1, 1, 1, pytest.approx(weight.std(ddof=0)), 1, 1, 1, 1)
 
 
+@pytest.mark.parametrize(("offset", "good"), [(1e5, True), (9e5, True), (2e6, False)])
+def test_columns_that_float32_can_tell_apart(tmp_path, offset, good):
+    """Where the network itself draws the line: an offset of 1 / (8 eps) deviations, a million."""
+    pandas.DataFrame({"x": offset + np.tile([-1.0, 1.0], 20), "t": [0, 1] * 20}).to_csv(tmp_path / "t.csv", index=False)
+    if good:
+        assert tabular.train(tmp_path / "t.csv", "t", epochs=1, progress=False).schema.n_inputs == 1
+        return
+    with pytest.raises(ValueError, match=r"column 'x' lies around 2e\+06 and varies by 1, too little for float32"):
+        tabular.train(tmp_path / "t.csv", "t", epochs=1, progress=False)
+    assert tabular.train(tmp_path / "t.csv", "t", epochs=1, dtype="float64", progress=False)
+
+
 def test_other_libraries_train_alike(library, folder):
     where = {k: v for k, v in library.where.items() if k in ("backend", "device")}
     ours, theirs = (
@@ -389,9 +411,8 @@ def test_info_says_what_is_in_a_file(here, capsys):
     assert ["network", "5 - 5 - 2, 42 parameters, float32"] in lines
     assert ["inputs", "Standardize, in the file"] in lines
     assert ["target", 'shop, 2 classes: North, the "old" one, east'] in lines
-    assert [line[1] for line in lines if line[0] == "column"] == [
-        *("color, one of blue, green, red", "weight, a number", "code, a number")
-    ]
+    assert ["numbers", "2: weight, code"] in lines
+    assert ["text", "color: blue, green, red"] in lines
     assert ["0", "5", "5", "relu", "30", "yes"] in lines
     portnn.MLP([3, 2], members=4, bias=False, outputs=portnn.Rescale(2.0)).save("plain.st")
     assert run("info", "plain.st") == 0
