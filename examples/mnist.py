@@ -47,6 +47,9 @@ def main() -> int:
         activation=preset.activation,
         init=preset.init,
         bias=preset.bias,
+        dropout=preset.dropout,
+        normalization=preset.normalization,
+        residual=preset.residual,
         dtype=preset.precision,
         backend=args.backend,
         device=args.device,
@@ -57,7 +60,9 @@ def main() -> int:
     versions["python"] = sys.version.split()[0]
     say(f"portnn {portnn.__version__} on {args.backend} {model.backend.version}, device {model.backend.device_name}")
     say(f"data      {name}: {len(t_train)} samples to train, {len(t_test)} to test, {x_train.shape[1]} features")
-    say(f"network   {' - '.join(map(str, model.sizes))}, {preset.activation}, {model.n_params} parameters")
+    parts = {"dropout": preset.dropout, "normalization": preset.normalization, "residual": preset.residual}
+    extra = "".join(f", {name} {value}" for name, value in parts.items() if value)
+    say(f"network   {' - '.join(map(str, model.sizes))}, {preset.activation}{extra}, {model.n_params} parameters")
     configuration = {k: v for k, v in dataclasses.asdict(preset).items() if k not in ("init", "notes")}
     configuration["learning_rate"] = preset.rate
     steps = preset.epochs * -(-len(t_train) // preset.batch_size)
@@ -159,6 +164,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--clip-value", type=float)
+    parser.add_argument("--dropout", type=float, help="share of the hidden units that is dropped in training")
+    parser.add_argument("--normalization", choices=("layer", "batch"), help="of every hidden layer")
+    parser.add_argument("--residual", action="store_true", default=None, help="add the input of layers as wide as it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--dataset", default="auto", help="auto, mnist, digits, a folder of IDX files, or a .csv or .safetensors file"

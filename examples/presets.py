@@ -27,6 +27,9 @@ class Preset:
     batch_size: int = 128
     epochs: int = 10
     clip_value: float | None = None
+    dropout: float = 0.0
+    normalization: str | None = None
+    residual: bool = False
     precision: str = "float32"
     notes: str = field(default="", repr=False)
 

@@ -333,6 +333,7 @@ class Derivatives:
     ) -> Objective:
         """Return the pure function (params, x, t, weight) -> (loss, grad, outputs) that is minimized in training.
 
+        Of the network in prediction: dropout, and the statistics of each batch, are in the steps of ``fit`` alone.
         ``weight`` is ``(batch,)`` or None. The function checks nothing.
         """
         return make_objective(losses_of(self, loss, output_share, l1, l2, who), self._params)

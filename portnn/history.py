@@ -27,9 +27,9 @@ class History(dict[str, list[Any]]):
     ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, ``learning_rate``, ``epoch_seconds``.
 
     ``accuracy`` is there for losses of classes, ``val_loss`` and ``val_accuracy`` with validation data. ``loss`` and
-    ``accuracy`` are means over the epoch's batches, each taken before its update; the penalty of l1 and l2 is part of
-    the loss, since that is what was differentiated. With members an entry is a list of one number per member
-    (``learning_rate`` where each has its own).
+    ``accuracy`` are means over the epoch's batches, each taken before its update, with units dropped and batch norm by
+    the statistics of the batch; the penalty of l1 and l2 is part of the loss, since that is what was differentiated.
+    With members an entry is a list of one number per member (``learning_rate`` where each has its own).
     ``epoch_seconds`` is the time of training alone, in seconds.
     """
 

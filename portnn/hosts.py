@@ -60,6 +60,7 @@ def scipy_objective(
 
     Notes
     -----
+    A network with dropout or batch norm is taken as it predicts: nothing is dropped, ``model.running`` is fixed.
     In float32 the loss moves in steps of some 1e-7 of its size, below which a line search finds no descent: L-BFGS-B
     then ends with ABNORMAL near the optimum. For tolerances below 1e-6 make the model with ``dtype="float64"``.
 

@@ -32,7 +32,7 @@ from portnn.scaling import Scaling, check_width
 class MLP(Derivatives):
     """A multilayer perceptron: x -> activation(x weight + bias), layer after layer; the last one gives raw outputs.
 
-    With all that a hidden layer can have: x -> dropout(activation(normalization(x weight + bias))) + x. Dropout, and
+    With all that a hidden layer can have: x -> x + dropout(activation(normalization(x weight + bias))). Dropout, and
     batch norm by the statistics of each batch, are for :func:`portnn.fit`; everywhere else, outputs, losses and
     derivatives are those of the network in prediction, which drops nothing and uses the running statistics.
 

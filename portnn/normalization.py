@@ -88,7 +88,8 @@ def batch_norm(
 
     Notes
     -----
-    Source: Ioffe, Szegedy, "Batch normalization", ICML 2015.
+    Source: Ioffe, Szegedy, "Batch normalization", ICML 2015. All samples count alike, whatever their weights. A bias in
+    front of it changes nothing, so its gradient is 0 but for rounding.
 
     Examples
     --------

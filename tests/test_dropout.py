@@ -224,6 +224,12 @@ def test_training_depends_on_both_seeds_and_on_nothing_else(host):
     assert_same(one.params, trained(host, dropout=0.5)[0].params)
     other, _ = trained(host, dropout=0.5, seed=1)
     assert not np.array_equal(one.params, other.params)
+    start = portnn.MLP([4, 8, 8, 3], dtype="float64", seed=5)
+    team = portnn.MLP([4, 8, 8, 3], dtype="float64", seed=5, members=2, dropout=0.5)
+    team.params = np.stack([start.params] * 2)  # two members with one start: their masks differ all the same
+    portnn.fit(team, X, LABELS, epochs=2, batch_size=8, progress=False)
+    assert_within(team.params[0], one.params, tolerances.BARS["adam"]["float64"])
+    assert np.abs(team.params[1] - one.params).max() > 1e-3
 
 
 def test_prediction_drops_nothing(library):

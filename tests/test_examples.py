@@ -203,22 +203,30 @@ def test_every_option_is_heard(run, folder):
         **{"--backend": "numpy", "--device": "cpu", "--precision": "float64", "--matmul-precision": "float32"},
         **{"--preset": "default", "--activation": "leaky_relu(0.2)", "--optimizer": "nesterov"},
         **{"--learning-rate": "0.03", "--schedule": "constant", "--batch-size": "50", "--epochs": "2"},
-        **{"--clip-value": "0.004", "--seed": "7", "--dataset": "digits", "--data-dir": "nowhere"},
+        **{
+            "--clip-value": "0.004",
+            "--dropout": "0.1",
+            "--normalization": "batch",
+            "--seed": "7",
+            "--dataset": "digits",
+            "--data-dir": "nowhere",
+        },
         **{"--save": "all.safetensors", "--plot": "all", "--report": "all.json"},
     }
     flags = [word for pair in options.items() for word in pair]
-    done = run("mnist.py", *flags, "--hidden", 32, 16, "--quiet")
+    done = run("mnist.py", *flags, "--hidden", 32, 32, "--residual", "--quiet")
     assert done == (0, "", "")
     known = set(re.findall(r"(?<!\S)--[a-z-]+", run("mnist.py", "--help").out))
-    assert known - {"--help"} == {*options, "--hidden", "--quiet"}
+    assert known - {"--help"} == {*options, "--hidden", "--residual", "--quiet"}
 
     x_train, t_train, x, t = portnn.datasets.load_digits()
-    model = portnn.MLP([64, 32, 16, 10], activation="leaky_relu(0.2)", dtype="float64", seed=7)
+    parts = {"dropout": 0.1, "normalization": "batch", "residual": True}
+    model = portnn.MLP([64, 32, 32, 10], activation="leaky_relu(0.2)", dtype="float64", seed=7, **parts)
     sgd = portnn.SGD(0.03, momentum=0.9, nesterov=True)
     limits = {"epochs": 2, "batch_size": 50, "clip_value": 0.004}
     history = portnn.fit(model, x_train, t_train, optimizer=sgd, validation_data=(x, t), seed=7, **limits)
     report = json.loads((folder / "all.json").read_text())
-    assert (report["precision"], report["sizes"], report["n_params"]) == ("float64", [64, 32, 16, 10], model.n_params)
+    assert (report["precision"], report["sizes"], report["n_params"]) == ("float64", [64, 32, 32, 10], model.n_params)
     for name in ("accuracy", "val_accuracy", "learning_rate"):
         assert report["history"][name] == history[name]
     assert portnn.MLP.load(folder / "all.safetensors").seed == 7
@@ -344,6 +352,8 @@ BAD_OPTIONS = {
     "--epochs 0": "epochs must be positive, got 0",
     "--batch-size 0": "batch_size must be positive, got 0",
     "--learning-rate nan": "learning_rate must be positive, got nan",
+    "--dropout 1": r"dropout must be a number in \[0, 1\), got 1.0",
+    "--hidden 32 16 --residual": "no hidden layer is as wide as its input",
     "--clip-value -1": "clip_value must be positive, got -1",
     "--seed -1": "seed must be in .*got -1",
     "--device cuda": "numpy runs on device 'cpu' only",

@@ -162,6 +162,17 @@ def test_pullbacks_are_those_of_central_differences(library, configuration, memb
     assert check_vjp(model.forward, [model.params, x]) < tolerances.central_difference(3.0)
 
 
+@pytest.mark.parametrize("members", [None, 3])
+def test_a_residual_of_the_first_layer_reaches_the_inputs_that_members_share(library, members):
+    model = portnn.MLP([4, 4, 3], activation="tanh", residual=True, dtype="float64", members=members, **library.where)
+    x = library.make(X[:3])
+    assert check_vjp(model.forward, [model.params, x]) < tolerances.central_difference(3.0)
+    weight, bias = (library.to_numpy(a[0]) for a in (model.weights, model.biases))
+    hidden = X[:3] + np.tanh(X[:3] @ weight + bias[..., None, :])
+    y = hidden @ library.to_numpy(model.weights[1]) + library.to_numpy(model.biases[1])[..., None, :]
+    assert_within(library.to_numpy(model(x)), y, tolerances.first_gradient(y, "float64"))
+
+
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_derivatives_along_a_direction_and_of_every_output_are_those_of_torch(library, configuration):
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -234,6 +245,36 @@ def test_replayed_steps_are_the_steps_to_the_bit(backend, dtype, optimizer):
     for one, other in ((m.params, n.params) for m, n in [models]):
         assert_same(library.to_numpy(one), library.to_numpy(other))
     assert_same(library.to_numpy(models[0].running), library.to_numpy(models[1].running))
+
+
+def test_what_jax_compiled_serves_networks_with_other_seeds():
+    """Words of units travel with the state, so that masks are no constants of the compiled chunk."""
+    pytest.importorskip("jax", reason="jax is not installed")
+    from portnn.backends import jax as backend
+
+    misses = []
+    for seed, rate in ((1, 0.5), (2, 0.5), (2, 0.25)):
+        before = backend._compiled.cache_info().misses
+        model = network(LIBRARIES["jax"], "batch", "float32", seed=seed, dropout=rate)
+        fit(model, epochs=1, batch_size=37)
+        portnn.evaluate(model, X, LABELS)
+        misses.append(backend._compiled.cache_info().misses - before)
+    assert misses == [1, 0, 1]
+
+
+def test_a_plain_network_is_recorded_with_the_calls_that_it_had():
+    """33 calls a step with SGD, 41 with Adam (docs/performance.md): parts that are not there cost nothing."""
+    from portnn.backends import HOST
+    from portnn.backends.base import Rows
+    from portnn.losses import get_loss
+    from portnn.step import beginning, make_step
+
+    for optimizer, calls in ((portnn.SGD(0.1), 33), (portnn.Adam(0.1), 41)):
+        model = portnn.MLP([4, 6, 3], dropout=0.0, normalization=None, residual=False)
+        chunk = {"x": Rows(HOST, X.astype("float32")), "t": Rows(HOST, LABELS.astype("int32"))}
+        run = HOST.compile_chunk(make_step(model, get_loss("cross_entropy"), optimizer), 4, 9)
+        run(beginning(model, optimizer), chunk, optimizer.rows(0, 4))
+        assert len(run.program) == calls
 
 
 def test_steps_are_captured_as_a_graph():

@@ -375,11 +375,10 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch():
     assert tuple(random.permutation(random.key(0), 50).tolist()) not in orders.values()
 
 
-@pytest.mark.parametrize(
-    ("purpose", "number"), [(random.Purpose.PARAMETERS, 1), (random.Purpose.ORDER, 2), (random.Purpose.SPLIT, 3)]
-)
-def test_the_numbers_of_the_purposes_never_change(purpose, number):
-    assert purpose == number
+def test_the_numbers_of_the_purposes_never_change():
+    assert {p.name: p.value for p in random.Purpose} == {
+        **{"PARAMETERS": 1, "ORDER": 2, "SPLIT": 3, "DROPOUT": 4, "UNITS": 5},
+    }
 
 
 def test_fit_visits_the_samples_in_that_order(library):
