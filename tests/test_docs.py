@@ -80,7 +80,7 @@ def test_a_wrong_page_is_noticed():
 def hidden(text: str) -> list[str]:
     """Return the lines that open or close code in a way that is not run here."""
     fences = re.findall(r"^ *(?:```|~~~).*$|^ *>>>.*$", text, re.MULTILINE)
-    return [line for line in fences if line not in ("```python", "```sh", "```")]
+    return [line for line in fences if line not in ("```python", "```sh", "```text", "```")]
 
 
 def test_no_block_of_python_is_hidden():
@@ -145,8 +145,8 @@ def test_every_activation_loss_optimizer_schedule_and_start_is_on_its_page():
 
 
 def test_api_pages_are_those_of_the_public_modules():
-    """Every module that portnn hands on has a page, and so has portnn.plots; every other name is on the first page."""
-    modules = {n for n in portnn.__all__ if isinstance(getattr(portnn, n), ModuleType)} | {"plots"}
+    """Every module that portnn hands on has a page, and so have plots and estimators; every other name is on the first page."""
+    modules = {n for n in portnn.__all__ if isinstance(getattr(portnn, n), ModuleType)} | {"plots", "estimators"}
     pages = {path.stem for path in (DOCS / "api").glob("*.md")}
     assert pages == modules | {"index"}, "write docs/api/NAME.md, and its line in mkdocs.yml"
     index = (DOCS / "api" / "index.md").read_text("utf-8")
