@@ -646,6 +646,13 @@ def test_a_diverging_fit_keeps_its_best_network_with_early_stopping():
         b.fit(IRIS, LINEAR)
     assert np.isnan(b.validation_scores_[-1])
     assert np.isfinite(r2_score(LINEAR, b.predict(IRIS)))
+    options = {**WIDTH, "early_stopping": True, "solver": "sgd"}
+    refitted = ours.MLPRegressor(**options).fit(IRIS, LINEAR).set_params(learning_rate_init=1e30)
+    with pytest.warns(ConvergenceWarning, match="diverged"):  # in the first epoch, so that the best is the start
+        refitted.fit(IRIS, LINEAR)
+    with pytest.warns(ConvergenceWarning, match="diverged"):
+        fresh = ours.MLPRegressor(**options, learning_rate_init=1e30).fit(IRIS, LINEAR)
+    assert_same(refitted.coefs_[0], fresh.coefs_[0])
 
 
 def test_importing_portnn_does_not_import_scikit_learn():
