@@ -108,7 +108,7 @@ def package(session: nox.Session) -> None:
     session.chdir(session.create_tmp())
     session.run("python", "-m", "portnn", "info")
     table = "size,kind\n" + "1.5,small\n7.5,large\n" * 20
-    Path(session.create_tmp(), "sizes.csv").write_text(table, encoding="utf-8")
+    Path("sizes.csv").write_text(table, encoding="utf-8")
     session.run("python", "-m", "portnn", "train", "--data", "sizes.csv", "--target", "kind", "--save", "sizes.st")
     session.run("python", "-m", "portnn", "predict", "--model", "sizes.st", "--data", "sizes.csv", silent=True)
     session.run(

@@ -205,6 +205,7 @@ def predict(options: argparse.Namespace) -> int:
         atomic_write(options.output, [text.getvalue().encode()])
     else:
         sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
     said = f"{_many(len(answers), 'row')}"
     if targets is not None:  # the table has the answers
         scores = tabular.scored(schema, answers, targets, targets)
@@ -350,6 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.delimiter = "\t"
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_same
+from tolerances import assert_same, assert_within, few_steps
 
 import portnn
 from portnn import FormatError, console, model_file, tabular
@@ -93,7 +93,8 @@ def test_a_table_in_many_spellings(tmp_path, text, options, zipped):
     table = read_columns(path, **options)
     a, b = ("1", "2") if "header" in options else ("a", "b")
     assert table.column(a)[1].tolist() == [1.0, 2.0]
-    assert table.column(b) == (Column(b, ("x", "y")), pytest.approx([0.0, 1.0]))
+    assert Column(b, ("x", "y")) in table.columns
+    assert table.column(b)[1].tolist() == [0.0, 1.0]
     assert table.left_out == (2 if "missing" in options else 0)
 
 
@@ -220,12 +221,11 @@ def test_predictions_are_those_of_the_model_on_columns_of_any_order(here, capsys
         [table[["weight"]], pandas.get_dummies(table["shop"]), pandas.get_dummies(table["code"]), table[["price"]]],
         axis=1,
     ).to_numpy("float32")
-    logits = portnn.MLP.load("color.safetensors", dtype="float64")(inputs.astype("float64"))
+    logits = portnn.predict(portnn.MLP.load("color.safetensors"), inputs).astype("float64")
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert list(said) == ["color", *(f"probability of {name}" for name in ("blue", "green", "red"))]
-    assert np.abs(said.iloc[:, 1:].to_numpy() - p).max() < 1e-4, "rounded to six digits from float32"
-    sure = np.sort(p, axis=1)[:, -1] - np.sort(p, axis=1)[:, -2] > 1e-3
-    assert list(said["color"][sure]) == [("blue", "green", "red")[k] for k in p[sure].argmax(axis=1)]
+    assert_within(said.iloc[:, 1:].to_numpy(), p, 0.5e-6 + few_steps(p, "float64"))  # written with six digits
+    assert list(said["color"]) == [("blue", "green", "red")[k] for k in logits.argmax(axis=1)]
 
 
 @pytest.mark.parametrize("word", ["", "orchid"])
@@ -255,15 +255,15 @@ def test_regression_in_the_units_of_the_target(here, capsys):
     assert metrics.r2_score(t, y) > 0.95
 
 
-@pytest.mark.parametrize("factor", [1e-12, 1e12])
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**40])
 def test_the_unit_of_the_target_makes_no_difference(tmp_path, folder, factor):
     table = pandas.read_csv(folder / "patients.csv")
     scores = []
     for unit in (1.0, factor):
         table.assign(target=table["target"] * unit).to_csv(tmp_path / "t.csv", index=False)
         scores.append(tabular.train(tmp_path / "t.csv", "target", epochs=5, dtype="float64", progress=False).scores)
-    assert scores[1].score == pytest.approx(scores[0].score)
-    assert scores[1].rmse == pytest.approx(factor * scores[0].rmse)
+    assert scores[1].score == scores[0].score, "to the bit: a power of 2 changes no digit"
+    assert scores[1].rmse == factor * scores[0].rmse
 
 
 @pytest.mark.parametrize(("name", "target"), [("iris.csv", "species"), ("patients.csv", "target")])
@@ -281,8 +281,10 @@ def test_scores_are_those_of_scikit_learn(folder, name, target):
     else:
         simple = dummy.DummyClassifier().fit(train[:, None], t[train]).predict(test[:, None])
         labels = np.asarray(trained.schema.classes)[y.argmax(axis=1)]
-        expected = [metrics.accuracy_score(t[test], v) for v in (labels, simple)] + [None, None]
-    assert trained.scores == (len(test), *(pytest.approx(v) for v in expected))
+        expected = [metrics.accuracy_score(t[test], v) for v in (labels, simple)]
+    rows, *scores = [score for score in trained.scores if score is not None]
+    assert rows == len(test)
+    assert_within(scores, expected, few_steps(max(1.0, *expected), "float64"))
 
 
 def test_the_baseline_is_what_was_most_frequent_in_training():
@@ -339,8 +341,9 @@ def test_what_the_target_is(tmp_path, values, task, classes):
 def test_numbers_are_standardized_and_texts_are_not(folder):
     trained = tabular.train(folder / "mixed.csv", "price", categorical=["code"], epochs=1, progress=False)
     scaling, weight = trained.model.layers[0].before, pandas.read_csv(folder / "mixed.csv")["weight"][trained.train]
-    assert scaling.mean == (0, 0, 0, pytest.approx(weight.mean()), 0, 0, 0, 0)
-    assert scaling.std == (1, 1, 1, pytest.approx(weight.std(ddof=0)), 1, 1, 1, 1)
+    bound = few_steps(weight.mean(), "float64")
+    assert_within(scaling.mean, (0, 0, 0, weight.mean(), 0, 0, 0, 0), bound)
+    assert_within(scaling.std, (1, 1, 1, weight.std(ddof=0), 1, 1, 1, 1), bound)
 
 
 @pytest.mark.parametrize(("offset", "good"), [(1e5, True), (9e5, True), (2e6, False)])
@@ -646,10 +649,12 @@ def test_on_a_terminal_rich_draws_and_the_bar_is_on_the_error_side(here):
 
 
 def test_output_that_nobody_reads_to_its_end(here, slips):
-    reader = "import sys; sys.stdin.readline()"
-    command = f'{sys.executable} -m portnn predict --model known.st --data iris.csv | {sys.executable} -c "{reader}"'
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in done.stderr
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "portnn", "predict", "--model", "known.st", "--data", "iris.csv"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b""), "no traceback, and no word of rows that were not written"
 
 
 def test_names_cannot_move_the_cursor(capsys):
