@@ -19,7 +19,6 @@ from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.training import History, fit
 
-
 CALLER = 7  # frames up to the line of the user's, which a warning names: fit, scikit-learn's wrappers, _fit, _solve
 
 
