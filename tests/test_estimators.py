@@ -504,8 +504,9 @@ def test_verbose_prints_each_epoch(capsys):
 
 def test_a_warning_says_that_it_has_not_converged():
     for options in ({}, {"solver": "lbfgs"}):
-        with pytest.warns(ConvergenceWarning, match="MLPRegressor: "):
+        with pytest.warns(ConvergenceWarning, match="MLPRegressor: ") as warned:
             ours.MLPRegressor(**{**WIDTH, "max_iter": 2}, **options).fit(IRIS, COUNTS)
+        assert warned[0].filename == __file__  # the line of the user's
 
 
 def test_one_class_is_certain():

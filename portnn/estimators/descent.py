@@ -19,6 +19,8 @@ from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.training import History, fit
 
+CALLER = 7  # frames up to the line of the user's, which a warning names: fit, scikit-learn's wrappers, _fit, _solve
+
 
 class Problem(NamedTuple):
     """What is to be fitted: samples (dense), targets, weights, the loss; targets as they came; held-out samples."""
@@ -67,7 +69,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     n = train.t.shape[0]
     asked = e.batch_size
     if asked != "auto" and asked > n:
-        warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=4)
+        warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=CALLER)
     batch_size = min(200 if asked == "auto" else asked, n)
     if not problem.incremental or "_optimizer" not in vars(e) or e._optimizer.solver != e.solver:
         e._optimizer = Updates(e)
@@ -102,15 +104,17 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
                 f"preprocessed. ({error})"
             ) from error
         e.validation_scores_.append(numpy.nan)
-        warnings.warn(f"{who}: training diverged, the best network is kept: {error}", ConvergenceWarning, stacklevel=4)
+        warnings.warn(
+            f"{who}: training diverged, the best network is kept: {error}", ConvergenceWarning, stacklevel=CALLER
+        )
     else:
         if updates.history.interrupted:
-            warnings.warn(f"{who}: training interrupted, the last finished steps are kept", stacklevel=4)
+            warnings.warn(f"{who}: training interrupted, the last finished steps are kept", stacklevel=CALLER)
         elif e.n_iter_ == e.max_iter and not epochs.stopped and not problem.incremental:
             warnings.warn(
                 f"{who}: {e.max_iter} epochs (max_iter) are over and the training has not converged yet",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=CALLER,
             )
     model = e._best.to() if e.early_stopping else model
     if eyes is not None:
@@ -146,7 +150,7 @@ def _split(e: Any, problem: Problem) -> tuple[Problem, Any]:
             if len(e.classes_) < 3:
                 raise
             # scikit-learn does not stratify more than two classes; where that cannot be, do as it does
-            warnings.warn(f"{who}: too few samples to hold out a fraction of each class", stacklevel=5)
+            warnings.warn(f"{who}: too few samples to hold out a fraction of each class", stacklevel=CALLER + 1)
     train, held = halves or _halves(e, rows, None)
     if held.size < 2:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 from sklearn.exceptions import ConvergenceWarning
 
-from portnn.estimators.descent import Problem
+from portnn.estimators.descent import CALLER, Problem
 from portnn.estimators.watch import functions, watch
 from portnn.hosts import scipy_objective
 from portnn.mlp import MLP
@@ -57,7 +57,7 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
             f"{who}: lbfgs failed to converge after {e.n_iter_} iterations (status={found.status}): {found.message}; "
             "raise max_iter or max_fun, or scale the data",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=CALLER,
         )
     wide.params = found.x
     e.loss_ = float(found.fun)
