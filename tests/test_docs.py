@@ -145,7 +145,7 @@ def test_every_activation_loss_optimizer_schedule_and_start_is_on_its_page():
 
 
 def test_api_pages_are_those_of_the_public_modules():
-    """Every module that portnn hands on has a page, so have plots and estimators; every other name is on the first one."""
+    """Every module that portnn hands on has a page, and so have plots and estimators; other names are on the first."""
     modules = {n for n in portnn.__all__ if isinstance(getattr(portnn, n), ModuleType)} | {"plots", "estimators"}
     pages = {path.stem for path in (DOCS / "api").glob("*.md")}
     assert pages == modules | {"index"}, "write docs/api/NAME.md, and its line in mkdocs.yml"
