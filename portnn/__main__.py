@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import os
 import platform
 import sys
@@ -21,6 +22,7 @@ from portnn.backends import available, get_backend
 from portnn.callbacks import CSVLog
 from portnn.checks import check_count, check_number
 from portnn.files import atomic_write, shown
+from portnn.layout import options as options_of
 from portnn.losses import LOSSES
 from portnn.optimizers import OPTIMIZERS
 
@@ -61,6 +63,7 @@ def describe(path: str) -> int:
     for name, scaling in (("inputs", model.layers[0].before), ("outputs", model.layers[-1].after)):
         if scaling is not None:
             lines.append((name, f"{type(scaling).__name__}, in the file"))
+    lines += [(name, str(value)) for name, value in options_of(model.layers).items()]
     if schema is not None:
         what = "a number" if schema.classes is None else f"{len(schema.classes)} classes: {_some(schema.classes)}"
         lines.append(("target", f"{schema.target}, {what}"))
@@ -71,10 +74,10 @@ def describe(path: str) -> int:
     print()
     rows = [
         [str(i), str(layer.fan_in), str(layer.fan_out), describe_activation(layer.activation)]
-        + [str((layer.fan_in + (layer.bias is not None)) * layer.fan_out), "yes" if layer.bias is not None else "no"]
+        + [str(sum(math.prod(shape) for _, shape in layer.parts.values())), ", ".join(list(layer.parts)[1:])]
         for i, layer in enumerate(model.layers)
     ]
-    console.table(["layer", "inputs", "outputs", "activation", "parameters", "bias"], rows)
+    console.table(["layer", "inputs", "outputs", "activation", "parameters", "beside the weight"], rows)
     return 0
 
 

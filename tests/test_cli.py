@@ -416,13 +416,19 @@ def test_info_says_what_is_in_a_file(here, capsys):
     assert ["target", 'shop, 2 classes: North, the "old" one, east'] in lines
     assert ["numbers", "2: weight, code"] in lines
     assert ["text", "color: blue, green, red"] in lines
-    assert ["0", "5", "5", "relu", "30", "yes"] in lines
+    assert ["0", "5", "5", "relu", "30", "bias"] in lines
     portnn.MLP([3, 2], members=4, bias=False, outputs=portnn.Rescale(2.0)).save("plain.st")
     assert run("info", "plain.st") == 0
     out = capsys.readouterr().out
     assert "3 - 2, 4 members, 6 parameters, float32" in out
     assert "Rescale, in the file" in out
     assert "target" not in out
+    portnn.MLP([4, 6, 6, 3], dropout=0.2, normalization=["layer", None], residual=[False, True]).save("parts.st")
+    assert run("info", "parts.st") == 0
+    lines = [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert ["network", "4 - 6 - 6 - 3, 105 parameters, float32"] in lines
+    assert ["normalization", "['layer', None]"] in lines
+    assert ["0", "4", "6", "relu", "42", "bias, gain, shift"] in lines  # 4 * 6 + 3 * 6
     assert run("info") == 0
     assert "numpy" in capsys.readouterr().out
 
