@@ -466,6 +466,13 @@ def test_remarks_of_the_users_own_are_no_scalars(tmp_path, capsys):
     assert "first" not in second
     assert "remark" not in first
     assert [row["remark"] for row in read(tmp_path / "log.csv")] == ["fine", "fine"]
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed to read with"
+    )
+    seen = reader.EventAccumulator(str(tmp_path))
+    seen.Reload()
+    assert [event.step for event in seen.Scalars("first")] == [1]
+    assert "remark" not in seen.Tags()["scalars"]
 
 
 def test_every_third_line_and_the_last_and_means_of_members():
