@@ -154,6 +154,11 @@ def test_sample_weights(problem, solver):
     assert_equal(a.fit(x, y, weight), b.fit(x, y, weight), solver)
 
 
+def test_one_weight_for_all_samples():
+    a = ours.MLPClassifier(**WIDTH, alpha=30.0).fit(IRIS, TWO, np.full(150, 3.0))
+    assert_same(ours.MLPClassifier(**WIDTH, alpha=30.0).fit(IRIS, TWO, 3.0).coefs_[0], a.coefs_[0])
+
+
 def test_their_coefs_copied_in_go_on_as_theirs_do():
     a, b = pair("MLPClassifier", solver="sgd", shuffle=False, warm_start=True)
     a.fit(IRIS, SPECIES), b.fit(IRIS, SPECIES)
@@ -222,6 +227,17 @@ def test_float32_stays_float32():
         assert b.predict_proba(IRIS.astype("float32")).dtype == np.float32
     assert ours.MLPRegressor(**WIDTH, dtype="float32").fit(IRIS, COUNTS).predict(IRIS).dtype == np.float32
     assert ours.MLPRegressor(**WIDTH, dtype="float64").fit(IRIS.astype("float32"), COUNTS).coefs_[0].dtype == np.float64
+
+
+def test_lbfgs_computes_in_float64_on_float32_samples(monkeypatch):
+    """A loss in float32 moves in steps of 1e-7, from which a line search learns nothing."""
+    seen, objective = [], ours.quasi_newton.scipy_objective
+    monkeypatch.setattr(
+        ours.quasi_newton, "scipy_objective", lambda m, *a, **k: seen.append(m) or objective(m, *a, **k)
+    )
+    b = ours.MLPClassifier(**WIDTH, solver="lbfgs").fit(IRIS.astype("float32"), SPECIES)
+    assert [model.dtype for model in seen] == ["float64"]
+    assert b.coefs_[0].dtype == np.float32
 
 
 def test_poisson_without_hidden_layers_is_the_generalized_linear_model():
@@ -294,13 +310,16 @@ def test_updates_follow_theirs():
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_fitted_estimator_of_theirs_becomes_ours(problem, solver):
     kind, x, y = PROBLEMS[problem]
-    a, _ = pair(kind, solver=solver, **({"loss": "poisson"} if problem == "counts" else {}))
+    extra = {"loss": "poisson"} if problem == "counts" else {"learning_rate": "invscaling", "learning_rate_init": 0.02}
+    a, _ = pair(kind, solver=solver, **extra)
     a.fit(x, y)
     before = [w.copy() for w in a.coefs_]
     b = ours.from_sklearn(a)
     assert b.get_params().items() >= a.get_params().items()
     assert_equal(a, b, solver)
     assert_within(b.score(x, y), a.score(x, y), BARS["adam"]["float64"])
+    for name, value in vars(a).items():  # lists and arrays are copies
+        assert vars(b).get(name) is not value or not isinstance(value, list | np.ndarray), name
     if solver != "lbfgs":
         a.partial_fit(x, y), b.partial_fit(x, y)
         assert_equal(a, b)
