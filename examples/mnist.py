@@ -2,6 +2,7 @@
 
     python examples/mnist.py
     python examples/mnist.py --backend cupy
+    python examples/mnist.py --hidden 512 512 --dropout 0.2 --optimizer adam --schedule cosine --epochs 20
     python examples/mnist.py --backend torch --hidden 256 128 --epochs 15 --save digits.safetensors --plot pictures
 
 Only the two lines that build the network and fit it are the training; the rest asks, prints and writes.

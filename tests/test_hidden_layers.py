@@ -151,6 +151,18 @@ def test_outputs_and_gradients_in_prediction_are_those_of_torch(library, configu
     assert_within(library.to_numpy(dx), right, tolerances.first_gradient(right, "float64"))
 
 
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_predict_and_evaluate_are_those_of_the_network_in_prediction(library, configuration, members):
+    model = network(library, configuration, members=members)
+    y = library.to_numpy(model(library.make(X)))
+    assert_within(portnn.predict(model, X), y, tolerances.first_gradient(y, "float64"))
+    loss, _ = model.loss_and_grad(library.make(X), LABELS)
+    found = portnn.evaluate(model, X, LABELS)
+    assert_within(found["loss"], library.to_numpy(loss), tolerances.few_steps(found["loss"], "float64"))
+    assert_same(np.asarray(found["accuracy"]), (y.argmax(axis=-1) == LABELS).mean(axis=-1))
+
+
 # -- derivatives ------------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +441,7 @@ def test_copies_files_and_pickles_are_the_same_network(library, configuration, m
         model.to(),
     ]
     y = library.to_numpy(model(library.make(X, "float32")))
+    assert all(isinstance(model.__getstate__()[name], np.ndarray | None) for name in ("_params", "_running"))
     for other in others:
         assert repr(other) == repr(model)
         assert_same(library.to_numpy(other.params), library.to_numpy(model.params))
