@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy
@@ -177,11 +177,20 @@ def fit(
             per_batch=per_batch,
         )
         history = History({name: list(entries) for name, entries in (resume or {}).items()})
-        history.epochs, history.names = epochs, _names(entry.kind, optimizer, held is not None)
+        history.epochs = len(history.get("loss", ())) + epochs
+        history.names = _names(entry.kind, optimizer, held is not None)
         history.reached = None if resume is None else resume.reached
+        gone = [name for name in (resume.names if resume is not None else ()) if name not in history.names]
+        of_members = any(isinstance(loss, list) for loss in history.get("loss", ()))
+        if history and of_members != (model.members is not None):
+            kinds = ("one network", "networks with members")
+            message = f"{who}: resume is the history of {kinds[of_members]}, the model is {kinds[not of_members]}"
+            raise ValueError(message)
+        begun = _begun(history.reached, model, optimizer)  # refuses what does not fit
         with during(callbacks, model, history):
             return _run(
                 history,
+                begun,
                 model,
                 Chunks(model.backend, step, compile),
                 make_judge(model, entry, data.share),
@@ -191,6 +200,8 @@ def fit(
                 epochs,
                 min(asked or 128, n),
                 _orders(shuffle, seed, n, who),
+                not callable(shuffle),
+                gone,
                 seed,
                 callbacks,
                 progress,
@@ -219,6 +230,7 @@ def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:
 
 def _run(
     history: History,
+    begun: tuple[int, int, State],
     model: MLP,
     compiled: Chunks,
     judge: Judge,
@@ -228,20 +240,22 @@ def _run(
     epochs: int,
     batch_size: int,
     order_of: Order,
+    ahead: bool,
+    gone: Collection[str],
     seed: int,
     callbacks: Sequence[Callback],
     progress: bool,
 ) -> History:
     backend = model.backend
-    first, count, state = _begun(history.reached, model, optimizer)
+    first, count, state = begun
     before, finished, dropping = state, first, drops(model)
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
     try:
-        upcoming = order_of(first)
+        upcoming = order_of(first) if ahead else None
         for epoch in range(first, first + epochs):
-            began, sums, order = time.perf_counter(), None, upcoming
+            began, sums, order = time.perf_counter(), None, upcoming if ahead else order_of(epoch)
             words = sample_words(seed, epoch, feed.n) if dropping else None
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
@@ -253,7 +267,7 @@ def _run(
                 before = copied(backend, state)
                 try:
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
-                    if here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
+                    if ahead and here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
                         upcoming = order_of(epoch + 1)  # while the device is at work
                     total, finite = read_back(backend, metrics, state["params"], state.get("running"))
                 except Exception as error:
@@ -280,8 +294,7 @@ def _run(
             if hasattr(optimizer, "rate"):
                 entry["learning_rate"] = optimizer.rate(count - 1)
             entry["epoch_seconds"] = seconds
-            for name, value in entry.items():
-                history.setdefault(name, []).append(value)
+            _write_down(history, entry, gone)
             _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
             finished = epoch + 1
             bar.ended(entry)
@@ -297,6 +310,17 @@ def _run(
         history.reached = Reached(finished, count, copied(backend, kept))  # memory that no later fit writes to
         bar.close()
     return history
+
+
+def _write_down(history: History, entry: dict[str, Any], gone: Collection[str]) -> None:
+    """Append the numbers of an epoch; NaN stands for what was not asked for in some epochs of a resumed training."""
+    done = len(history.get("loss", ()))
+    for name, value in entry.items():
+        nothing = [numpy.nan] * len(value) if isinstance(value, list) else numpy.nan
+        history.setdefault(name, [nothing] * done).append(value)
+    for name in gone:
+        last = history[name][-1]
+        history[name].append([numpy.nan] * len(last) if isinstance(last, list) else numpy.nan)
 
 
 def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:

@@ -681,3 +681,122 @@ def test_importing_portnn_does_not_import_scikit_learn():
     code = "import sys; sys.modules['sklearn'] = None; import portnn.estimators"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'pip install "portnn[sklearn]"' in done.stderr
+
+
+# -- found in review --------------------------------------------------------------------------------------------------
+
+
+def few(**options):
+    return ours.MLPClassifier(**{"hidden_layer_sizes": (6,), "random_state": 0, "max_iter": 8, **options})
+
+
+def test_callbacks_of_portnn_are_told_of_begin_and_end(tmp_path):
+    stop = portnn.callbacks.EarlyStopping("val_accuracy", patience=2)
+    log = portnn.callbacks.CSVLog(tmp_path / "log.csv")
+    model = few(max_iter=60, callbacks=[stop, log], validation_data=(IRIS[100:], SPECIES[100:]))
+    for _ in range(2):  # the second fit knows nothing of the first
+        model.fit(IRIS[:100], SPECIES[:100])
+        assert model.n_iter_ == stop.best_epoch + 2
+        assert model.score(IRIS[100:], SPECIES[100:]) == stop.best  # what was put back is what predicts
+        lines = (tmp_path / "log.csv").read_text().splitlines()
+        assert len(lines) == model.n_iter_ + 1
+        assert "val_accuracy" in lines[0]
+
+
+def test_a_network_that_a_list_of_weights_cannot_hold_is_not_moved():
+    with pytest.raises(ValueError, match="normalizations or residuals"):
+        portnn.exchange.from_sklearn(few(normalization="layer").fit(IRIS, SPECIES))
+    mixed = few(hidden_layer_sizes=(6, 5), activation=["gelu", "logistic"]).fit(IRIS, SPECIES)
+    moved = portnn.exchange.from_sklearn(mixed)
+    assert_same(moved(IRIS), mixed.model_(IRIS))
+    assert_same(portnn.exchange.to_sklearn(moved, copy.deepcopy(mixed)).predict_proba(IRIS), mixed.predict_proba(IRIS))
+
+
+def test_running_statistics_outlive_a_change_of_dtype():
+    model = few(normalization="batch", max_iter=40).fit(IRIS * 10.0 + 100.0, SPECIES)
+    before = np.asarray(model.model_.running)
+    model.partial_fit((IRIS * 10.0 + 100.0).astype("float32"), SPECIES)
+    assert np.max(np.abs(np.asarray(model.model_.running) - before)) < 0.5 * np.max(np.abs(before))
+
+
+def test_weights_of_a_wrong_shape_are_refused():
+    model = few(hidden_layer_sizes=(3,)).fit(IRIS, TWO)
+    model.coefs_[0] = model.coefs_[0].T.copy()
+    with pytest.raises(ValueError, match=r"coefs_\[0\] has shape \(3, 4\), expected \(4, 3\)"):
+        model.predict(IRIS)
+
+
+def test_masks_of_dropout_follow_random_state_and_move_on(monkeypatch):
+    from portnn import training
+
+    seeds, original = [], training.sample_words
+    monkeypatch.setattr(training, "sample_words", lambda seed, *rest: seeds.append(seed) or original(seed, *rest))
+    for state in (1, 2):
+        few(dropout=0.5, max_iter=1, random_state=state).fit(IRIS, SPECIES)
+    warm = few(dropout=0.5, max_iter=1, warm_start=True, shuffle=False)
+    for _ in range(3):
+        warm.fit(IRIS, SPECIES)
+    assert len(set(seeds)) == len(seeds) == 5
+
+
+def test_a_random_state_that_is_shared_is_drawn_from_as_by_scikit_learn():
+    k = {"hidden_layer_sizes": (5,), "max_iter": 100, "tol": 0.05, "n_iter_no_change": 2}
+    states = [np.random.RandomState(0) for _ in range(2)]
+    for _ in range(2):
+        both = zip((theirs, ours), states, strict=True)
+        pair = [of.MLPClassifier(random_state=state, **k).fit(IRIS, TWO) for of, state in both]
+        assert pair[0].n_iter_ == pair[1].n_iter_ < 100
+        assert_within(pair[1].coefs_[0], pair[0].coefs_[0], 1e-12)
+
+
+def test_what_model_hands_out_is_a_copy():
+    model = few().fit(IRIS, SPECIES)
+    before = model.predict_proba(IRIS)
+    model.model_.params[:] = 0.0
+    assert_same(model.predict_proba(IRIS), before)
+
+
+def test_partial_fit_weighs_classes_that_a_batch_lacks():
+    model = few(class_weight={"no": 2.0}).partial_fit(IRIS, TWO, classes=["no", "yes"])
+    model.partial_fit(IRIS[TWO == "yes"], TWO[TWO == "yes"])
+    with pytest.raises(ValueError, match="class_weight names 'nay', the classes are"):
+        few(class_weight={"nay": 2.0}).fit(IRIS, TWO)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"validation_data": (IRIS[:50], SPECIES[:50])}, {"early_stopping": True}, {"early_stopping": False}],
+)
+def test_parameters_may_be_set_between_fits(change):
+    for start in ({}, {"solver": "lbfgs"}, {"early_stopping": True}):
+        model = few(warm_start=True, **start).fit(IRIS, SPECIES)
+        model.set_params(solver="adam", **change).fit(IRIS, SPECIES)
+        assert len(model.loss_curve_) >= 1
+
+
+def test_a_callback_that_fails_changes_no_learning_rate():
+    def fails(model, history):
+        raise RuntimeError
+
+    options = {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1, "shuffle": False}
+    models = [few(**options).partial_fit(IRIS, TWO, classes=["no", "yes"]) for _ in range(2)]
+    models[0].set_params(callbacks=[fails])
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            models[0].partial_fit(IRIS, TWO)
+    models[0].set_params(callbacks=None)
+    a, b = (model.partial_fit(IRIS, TWO).coefs_[0] for model in models)
+    assert_same(a, b)
+
+
+def test_slips_around_validation_and_moving():
+    shared = theirs.MLPClassifier((4,), random_state=np.random.RandomState(0), max_iter=3).fit(IRIS, TWO)
+    assert ours.from_sklearn(shared).random_state is not shared.random_state
+    with pytest.raises(TypeError, match="is one of portnn's already"):
+        ours.from_sklearn(few().fit(IRIS, TWO))
+    with pytest.raises(ValueError, match=r"validation_data: .*inconsistent numbers of samples"):
+        few(validation_data=(IRIS, SPECIES[:5])).fit(IRIS, SPECIES)
+    with pytest.raises(ValueError, match="validation_data: y has 3 columns, expected 1 as in training"):
+        ours.MLPRegressor(hidden_layer_sizes=(3,), validation_data=(IRIS, LINEAR)).fit(IRIS, LINEAR[:, 0])
+    with pytest.raises(ValueError, match="the weights of one side of the split are all zero"):
+        few(early_stopping=True, random_state=1).fit(IRIS, TWO, sample_weight=np.r_[np.ones(3), np.zeros(147)])

@@ -643,6 +643,33 @@ def test_two_fits_with_resume_are_one_with_dropout_and_batch_norm(library):
     assert without_times(both) == without_times(expected)
 
 
+def test_what_was_not_asked_for_before_is_nan_in_a_history_that_is_resumed():
+    model, x, t = MLP([4, 3]), *small()
+    first = portnn.fit(model, x, t, epochs=2, progress=False)
+    both = portnn.fit(model, x, t, epochs=3, resume=first, validation_data=(x, t), progress=False)
+    last = portnn.fit(model, x, t, epochs=1, resume=both, progress=False)
+    assert np.isnan(last["val_loss"]).tolist() == [True, True, False, False, False, True]
+    assert both.epochs == 5
+    with pytest.raises(ValueError, match="resume is the history of one network, the model is networks with members"):
+        portnn.fit(MLP([4, 3], members=2), x, t, optimizer=SGD(0.1), resume=portnn.fit(model, x, t, optimizer=SGD(0.1)))
+
+
+def test_an_order_of_the_users_is_asked_for_when_its_epoch_begins():
+    asked, (x, t) = [], small()
+
+    def order(epoch):
+        asked.append(epoch)
+        return np.arange(len(t))
+
+    portnn.fit(MLP([4, 3]), x, t, shuffle=order, epochs=9, callbacks=lambda m, h: len(h["loss"]) == 2, progress=False)
+    assert asked == [0, 1]
+
+
+def small():
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(22, 4)), rng.integers(0, 3, size=22)
+
+
 def test_what_cannot_be_resumed():
     model = MLP([4, 6, 3])
     history = fit(model, optimizer=Adam())

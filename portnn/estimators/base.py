@@ -103,6 +103,8 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
 
     def _fit(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         before = {name: list(a) if isinstance(a, list) else a for name, a in self.__dict__.items()}
+        updates: Any = before.get("_optimizer")
+        rate = {} if updates is None else dict(vars(updates.rate))
         try:
             with joined(self):
                 self._solve(x, y, sample_weight, incremental)
@@ -110,6 +112,8 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             kept = {name: a for name, a in self.__dict__.items() if name in _OF_CALLBACKS}
             self.__dict__.clear()
             self.__dict__.update(before, **kept)
+            if updates is not None:
+                updates.rate.__dict__.update(rate)
             raise
         return self
 
@@ -137,6 +141,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         self._hand_out(model, space)
 
     _numeric: ClassVar[bool] = False
+    _score_name: ClassVar[str]  # of held-out samples, in the history
 
     def _weighted(self, weight: Any, y: numpy.ndarray, incremental: bool) -> numpy.ndarray | None:
         return weight
@@ -148,8 +153,15 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         who = type(self).__name__
         if len(self.validation_data) != 2:
             raise ValueError(f"{who}: validation_data must be a pair (X, y), got {len(self.validation_data)} entries")
-        x, y, _ = samples.checked(self, *self.validation_data, reset=False, numeric=self._numeric)
-        return samples.dense(x), self._encoded(y), None
+        try:
+            x, y, _ = samples.checked(self, *self.validation_data, reset=False, numeric=self._numeric)
+            targets, width = self._encoded(y), self.__dict__.get("_width")
+            if width is not None and targets.shape[1] != width:
+                message = f"y has {targets.shape[1]} columns, expected {width} as in training"
+                raise ValueError(message)
+            return samples.dense(x), targets, None
+        except ValueError as error:
+            raise ValueError(f"{who}: validation_data: {error}") from None
 
     def _hidden(self) -> list[int]:
         sizes = self.hidden_layer_sizes
@@ -241,6 +253,8 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             before, model = model, MLP(**settings, init="zeros")
             if before is not None and before.n_params == model.n_params:
                 model.params = before.backend.to_numpy(before.params)
+                if before.running is not None and model.running is not None:
+                    model.running = before.backend.to_numpy(before.running)
         self._made_with = asked
         return self._synced(model).to()  # a fit that fails leaves the network as it was
 
@@ -251,7 +265,16 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         if model is self.__dict__.get("_model") and len(now) == len(handed) and all(map(_same, now, handed)):
             return model
         model, params = model.to(), numpy.array(model.backend.to_numpy(model.params))
-        for layer, weight, bias in zip(model.layers, self.coefs_, self.intercepts_, strict=True):
+        for i, (layer, weight, bias) in enumerate(zip(model.layers, self.coefs_, self.intercepts_, strict=True)):
+            for name, a, expected in (
+                ("coefs_", weight, (layer.fan_in, layer.fan_out)),
+                ("intercepts_", bias, (layer.fan_out,)),
+            ):
+                if tuple(a.shape) != expected:
+                    raise ValueError(
+                        f"{type(self).__name__}: {name}[{i}] has shape {tuple(a.shape)}, expected {expected}; weights "
+                        "are (in_features, out_features), PyTorch's are transposed"
+                    )
             params[layer.weight] = samples.to_numpy(weight).reshape(-1)
             if layer.bias is not None:
                 params[layer.bias] = samples.to_numpy(bias).reshape(-1)
@@ -284,7 +307,11 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
 
     @property
     def model_(self) -> MLP:
-        """The network of portnn behind ``coefs_``: to save, to move, or to embed."""
+        """A copy of the network of portnn behind ``coefs_``: to save, to move, or to embed."""
+        return self._current().to()
+
+    def _current(self) -> MLP:
+        """Return the network behind ``coefs_`` itself."""
         check_is_fitted(self)
         model = self.__dict__.get("_model")
         if model is None:
@@ -298,7 +325,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self)
         samples.same_space(self, x, method)
         x, _, _ = samples.checked(self, x, reset=False)
-        return samples.outputs(self.model_, x)
+        return samples.outputs(self._current(), x)
 
     # -- scikit-learn's hooks ---------------------------------------------------------------------------------
 
@@ -317,7 +344,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         """Pickle and copy the network once: coefs_ and intercepts_ are views of it, and are so again afterwards."""
         state = dict(super().__getstate__())
         if "_model" in state:
-            state["_model"] = self.model_
+            state["_model"] = self._current()
             for name in ("coefs_", "intercepts_", "_handed"):
                 state.pop(name, None)
         return state

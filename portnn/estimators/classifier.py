@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy
@@ -112,6 +113,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     """
 
+    _score_name = "val_accuracy"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Perceptron._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
@@ -234,7 +236,16 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                 f"{type(self).__name__}: class_weight='balanced' wants all of the data; for partial_fit give a "
                 "mapping, for example from sklearn.utils.class_weight.compute_class_weight"
             )
-        own = compute_sample_weight(self.class_weight, self._labels(y))
+        if isinstance(self.class_weight, Mapping) and not self._multilabel:  # a batch need not have every class
+            unknown = sorted(set(self.class_weight) - set(self.classes_.tolist()), key=str)
+            if unknown:
+                raise ValueError(
+                    f"{type(self).__name__}: class_weight names {shown(unknown[0])}, the classes are "
+                    f"{shown(self.classes_.tolist())}"
+                )
+            own = numpy.asarray([float(self.class_weight.get(label, 1.0)) for label in numpy.ravel(y).tolist()])
+        else:
+            own = compute_sample_weight(self.class_weight, self._labels(y))
         weight = own if weight is None else weight * own
         return samples.weights(weight, y.shape[0], f"{type(self).__name__}: class_weight times sample_weight")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy
@@ -51,13 +52,16 @@ def from_sklearn(fitted: Any) -> MLPClassifier | MLPRegressor:
 
     """
     kind = type(fitted).__name__
+    if isinstance(fitted, Perceptron):
+        raise TypeError(f"from_sklearn: this {kind} is one of portnn's already; copy.deepcopy makes another one of it")
     if not (is_classifier(fitted) or is_regressor(fitted)) or not hasattr(fitted, "hidden_layer_sizes"):
         raise TypeError(
             f"from_sklearn: expected a fitted MLPClassifier or MLPRegressor of scikit-learn, got {kind}; of a pipeline "
             "pass the last step, pipeline[-1], of a search best_estimator_"
         )
     check_is_fitted(fitted)
-    new: Perceptron = (MLPClassifier if is_classifier(fitted) else MLPRegressor)(**fitted.get_params(deep=False))
+    given = copy.deepcopy(fitted.get_params(deep=False))
+    new: Perceptron = (MLPClassifier if is_classifier(fitted) else MLPRegressor)(**given)
     for name in _SHARED:
         if hasattr(fitted, name):
             value = getattr(fitted, name)

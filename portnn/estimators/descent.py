@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
 from portnn.backends import Array, Backend
+from portnn.callbacks import during
 from portnn.errors import NonFiniteError
 from portnn.estimators import samples
 from portnn.estimators.updates import SGD, Adam, Rate
@@ -71,6 +73,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     if asked != "auto" and asked > n:
         warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=CALLER)
     batch_size = min(200 if asked == "auto" else asked, n)
+    _begin(e, held_out is not None)
     if not problem.incremental or "_optimizer" not in vars(e) or e._optimizer.solver != e.solver:
         e._optimizer = Updates(e)
     updates, resume = e._optimizer, History()
@@ -91,6 +94,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
             clip_norm=e.clip_norm,
             per_batch=True,
             shuffle=_orders(e._random_state, n) if e.shuffle else False,
+            seed=_seed(e),
             resume=resume,
             compile=e.compile,
             callbacks=[epochs],
@@ -120,6 +124,26 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     if eyes is not None:
         eyes.close(model)
     return model
+
+
+def _begin(e: Any, scored: bool) -> None:
+    """Make the records that parameters call for which were set after the last fit."""
+    for name, there, start in (
+        ("loss_curve_", True, []),
+        ("_no_improvement_count", True, 0),
+        ("best_loss_", not e.early_stopping, numpy.inf),
+        ("validation_scores_", scored, []),
+        ("best_validation_score_", scored, -numpy.inf),
+    ):
+        if there and getattr(e, name, None) is None:
+            setattr(e, name, start)
+
+
+def _seed(e: Any) -> int:
+    """Return the seed of the masks of dropout: drawn where there is any, another one for each fit that goes on."""
+    if not any(numpy.ravel(e.dropout)):
+        return 0
+    return int(e._random_state.randint(2**31)) + len(e.loss_curve_)
 
 
 def _orders(random_state: numpy.random.RandomState, n: int) -> Callable[[int], numpy.ndarray]:
@@ -158,6 +182,11 @@ def _split(e: Any, problem: Problem) -> tuple[Problem, Any]:
             "give validation_data"
         )
     x, t, weight = problem.x, problem.t, problem.weight
+    if weight is not None and not (weight[held].any() and weight[train].any()):
+        raise ValueError(
+            f"{who}: the weights of one side of the split are all zero ({held.size} of {n} samples are held out); "
+            "change validation_fraction, or give validation_data"
+        )
     parts = [
         (samples.rows_of(x, problem.space, side), t[side], None if weight is None else weight[side])
         for side in (train, held)
@@ -177,6 +206,17 @@ class Epochs:
         self.stopped = False
         if not problem.incremental:
             estimator.n_iter_ = 0
+
+    def on_begin(self, model: MLP, history: History) -> None:
+        """Tell the user's callbacks; the score of held-out samples is in the history, too."""
+        if self.held_out is not None:
+            history.names = (*history.names, self.e._score_name)
+        self.told = contextlib.ExitStack()
+        self.told.enter_context(during(functions(self.e.callbacks), model, history))
+
+    def on_end(self, model: MLP, history: History) -> None:
+        """Tell them again."""
+        self.told.close()
 
     def __call__(self, model: MLP, history: History) -> bool:
         """Return whether training ends here."""
@@ -198,6 +238,8 @@ class Epochs:
                 print(f"{what} did not improve by tol={e.tol:f} for {e.n_iter_no_change} epochs in a row. {then}")
             if not self.stopped:
                 e._no_improvement_count = 0
+        if self.held_out is not None:
+            history.setdefault(e._score_name, []).append(e.validation_scores_[-1])
         asked = [callback(model, history) for callback in functions(e.callbacks)]
         if self.watch is not None:
             asked.append(self.watch.epoch(model, last=self.stopped or any(asked) or e.n_iter_ == e.max_iter))

@@ -67,6 +67,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         "loss": [StrOptions({"squared_error", "poisson", "mse", "mae", "huber"}), Loss, callable],
     }
     _numeric = True
+    _score_name = "val_r2"
 
     def __init__(
         self,

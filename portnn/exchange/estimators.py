@@ -102,7 +102,8 @@ def to_sklearn(model: MLP, estimator: Any) -> Any:
     if theirs != ours:
         raise ValueError(f"{who}: the estimator has layers of shapes {shown(theirs)}, the model {shown(ours)}")
     names = [describe_activation(layer.activation) for layer in model.layers]
-    if names != [activation] * (len(names) - 1) + ["identity"]:
+    expected = activation if isinstance(activation, list) else [activation] * (len(names) - 1)
+    if names != [*expected, "identity"]:
         raise ValueError(
             f"{who}: the estimator has {shown(activation)} behind its hidden layers and nothing behind the last, the "
             f"model {shown(names)}"
@@ -116,8 +117,8 @@ def to_sklearn(model: MLP, estimator: Any) -> Any:
     return estimator
 
 
-def _fitted(estimator: Any, who: str) -> tuple[list[Any], list[Any], str]:
-    """Return coefs_, intercepts_ and our name of the activation."""
+def _fitted(estimator: Any, who: str) -> tuple[list[Any], list[Any], Any]:
+    """Return coefs_, intercepts_ and our name of the activation, or a list of one for each hidden layer."""
     kind = type(estimator).__name__
     if not hasattr(estimator, "coefs_") or not hasattr(estimator, "intercepts_"):
         if hasattr(estimator, "hidden_layer_sizes"):
@@ -126,8 +127,15 @@ def _fitted(estimator: Any, who: str) -> tuple[list[Any], list[Any], str]:
             f"{who}: expected a fitted MLPClassifier or MLPRegressor, got a {kind}; of a pipeline pass the last step, "
             "pipeline[-1], of a search best_estimator_"
         )
+    own = getattr(estimator, "model_", None)
+    if isinstance(own, MLP):  # of portnn's estimators, which can be more than theirs
+        check_single(own, who)
+        names = [describe_activation(layer.activation) for layer in own.layers[:-1]]
+        if any(name.startswith("<") for name in names):
+            raise ValueError(f"{who}: an activation of your own, {names}, is not known by name; take estimator.model_")
+        return list(estimator.coefs_), list(estimator.intercepts_), names
     activation = getattr(estimator, "activation", None)
-    if activation not in _OF_SKLEARN:
+    if not isinstance(activation, str) or activation not in _OF_SKLEARN:
         raise ValueError(f"{who}: unknown activation {shown(activation)}, expected one of {', '.join(_OF_SKLEARN)}")
     if len(estimator.coefs_) != len(estimator.intercepts_) or not len(estimator.coefs_):
         counts = f"{len(estimator.coefs_)} coefs_ and {len(estimator.intercepts_)} intercepts_"
