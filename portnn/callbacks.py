@@ -208,7 +208,8 @@ class _Best:
         mode = one_of(f"mode of {who}", mode, ("auto", "min", "max"))
         if mode == "auto" and not monitor.endswith(("loss", "accuracy")):
             raise ValueError(
-                f"{who}: mode='auto' does not know whether {shown(monitor)} should fall or rise; say mode='min' or 'max'"
+                f"{who}: mode='auto' does not know whether {shown(monitor)} should fall or rise; "
+                "say mode='min' or 'max'"
             )
         self.who, self.monitor, self.min_delta, self.keep = who, monitor, min_delta, keep
         self.sign = -1.0 if mode == "max" or (mode == "auto" and monitor.endswith("accuracy")) else 1.0
