@@ -1,7 +1,7 @@
 """Draw a digit and watch what the network makes of it: python examples/draw.py --model digits.safetensors.
 
 FILE is a model that ``examples/mnist.py --save`` wrote, or ``--save`` here; without one a small network is trained on
-MNIST first. The page is at http://127.0.0.1:7860, for this computer alone. Needs ``pip install "portnn[draw]"``.
+MNIST first. The page is at http://127.0.0.1:7860, for this computer alone. Needs ``pip install gradio pillow``.
 """
 
 from __future__ import annotations
@@ -401,7 +401,7 @@ def main() -> int:
     args = parser.parse_args()
     Path(args.save or ".").parent.mkdir(parents=True, exist_ok=True)
     if importlib.util.find_spec("gradio") is None:
-        sys.exit('the page needs gradio: pip install "portnn[draw]"')
+        sys.exit("the page needs gradio: pip install gradio pillow")
     model = network(args)
     serve(page(model), args.port, browser=args.browser)
     return 0

@@ -41,7 +41,7 @@ def main() -> None:
         import dask.array as da
         from dask.distributed import Client, LocalCluster
     except ImportError as error:
-        sys.exit(f'{error}: pip install "portnn[dask]"')
+        sys.exit(f'{error}: pip install "dask[array,distributed]"')
 
     model = portnn.MLP([FEATURES, 64, 64, 1], activation="tanh", init="glorot_normal")
     rng = da.random.default_rng(0)

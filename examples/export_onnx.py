@@ -3,8 +3,8 @@
     python examples/export_onnx.py
     python examples/export_onnx.py --dataset digits --epochs 5 --out digits.onnx
 
-Needs ``pip install "portnn[onnx]"``. The file takes pixels from 0 to 255 and gives ten raw outputs, the largest of
-which is the digit.
+Needs ``pip install ndonnx onnx onnxruntime``. The file takes pixels from 0 to 255 and gives ten raw outputs, the largest
+of which is the digit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise SystemExit(f'{error}: pip install "portnn[onnx]"') from None
+        raise SystemExit(f"{error}: pip install ndonnx onnx onnxruntime") from None
 
     name, (x, t, x_test, t_test) = load(args, print)
     x, x_test = 255.0 * x, 255.0 * x_test  # raw pixels: the scaling goes into the network, and into the file with it

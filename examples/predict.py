@@ -54,7 +54,7 @@ def read(path: Path, n_features: int) -> tuple[np.ndarray, int | None]:
     try:
         from PIL import Image
     except ImportError:
-        sys.exit('a picture needs pillow: pip install "portnn[examples]"')
+        sys.exit("a picture needs pillow: pip install pillow")
     side = round(n_features**0.5)
     if side * side != n_features:
         raise SystemExit(f"the model wants {n_features} features, which is no square picture; give a CSV row")

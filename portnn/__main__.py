@@ -26,13 +26,14 @@ from portnn.layout import options as options_of
 from portnn.losses import LOSSES
 from portnn.optimizers import OPTIMIZERS
 
-HINTS = {  # what the package says, and how the command line does it
-    "declare the column categorical": "declare the column categorical (--categorical)",
-    "leave such rows out": "leave such rows out (--missing drop)",
-    "leave it out": "leave it out (--drop)",
-    "say no header": "pass --no-header",
-    "use dtype='float64'": "pass --dtype float64",
-    "read_columns: ": "",
+HINTS = {  # what the package says, and how the commands that have this option do it
+    "declare the column categorical": ("categorical", "declare the column categorical (--categorical)"),
+    "leave such rows out": ("missing", "leave such rows out (--missing drop)"),
+    "leave it out": ("drop", "leave it out (--drop)"),
+    "say no header": ("header", "pass --no-header"),
+    "read it as such": ("header", "leave --no-header out"),
+    "use dtype='float64'": ("dtype", "pass --dtype float64"),
+    "read_columns: ": ("data", ""),
 }
 
 
@@ -86,6 +87,7 @@ def train(options: argparse.Namespace) -> int:
     for path in (options.save, options.log):
         if path is not None and not Path(path).resolve().parent.is_dir():
             raise FileNotFoundError(2, "No such folder", str(Path(path).parent))
+        _not_onto(path, options.data)
     if options.plot is not None:
         with plots.style.style("train --plot"):  # says if matplotlib is missing, before the training
             Path(options.plot).mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,11 @@ def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[
     kinds = [_many(n, what) for n, what in ((numbers, "number"), (texts, "text")) if n]
     if schema.classes is None:
         y = trained.targets
-        target = f"{schema.target}: a number from {y.min():g} to {y.max():g}, mean {y.mean():g}"
+        largest, digits = float(numpy.abs(y).max()), 6
+        if (span := float(numpy.ptp(y))) > 0.0:  # so many that the two ends differ
+            digits = min(17, 6 + max(0, math.floor(math.log10(largest / span))))
+        low, high, mean = (f"{value:.{digits}g}" for value in (y.min(), y.max(), y.mean()))
+        target = f"{schema.target}: a number from {low} to {high}, mean {mean}"
     else:
         counts = numpy.bincount(trained.targets, minlength=len(schema.classes))
         some = _some([f"{name} {n}" for name, n in zip(schema.classes, counts, strict=True)])
@@ -190,8 +196,9 @@ def draw(trained: tabular.Trained, folder: Path) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     """Write what a model says to each row of a table, as CSV."""
+    _not_onto(options.output, options.data, options.model)
     where = {"backend": options.backend, "device": options.device}
-    schema, answers, targets = tabular.apply(
+    schema, answers, targets, unknown, dtype = tabular.apply(
         options.model, options.data, delimiter=options.delimiter, header=options.header, **where
     )
     text = io.StringIO()
@@ -199,7 +206,7 @@ def predict(options: argparse.Namespace) -> int:
     if schema.classes is None:
         write([schema.target])
         for value in answers:
-            write([f"{value:.9g}"])
+            write([repr(float(value)) if dtype == "float64" else f"{value:.9g}"])
     else:
         write([schema.target, *(f"probability of {name}" for name in schema.classes)])
         for row in answers:
@@ -214,6 +221,8 @@ def predict(options: argparse.Namespace) -> int:
         scores = tabular.scored(schema, answers, targets, targets)
         good = f"accuracy {scores.score:.2%}" if schema.classes else f"R^2 {scores.score:.4f}, RMSE {scores.rmse:.6g}"
         said += f"; beside the column {shown(schema.target, 60)} of the table: {good}"
+    elif unknown is not None:
+        said += f"; not compared with the column {shown(schema.target, 60)}: {unknown.removeprefix('read_columns: ')}"
     print(said + (f"; written to {options.output}" if options.output else ""), file=sys.stderr)
     return 0
 
@@ -326,6 +335,13 @@ def _table_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda:0, ... (the library's own)")
 
 
+def _not_onto(path: str | None, *sources: str) -> None:
+    """Refuse to write over what is read."""
+    for source in sources:
+        if path is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise ValueError(f"{shown(path, 200)} is the file that is read, and would be lost; name another to write")
+
+
 def _widths(text: str) -> tuple[int, ...]:
     widths = (
         () if text in ("", "none") else tuple(int(part) if part.strip().isdigit() else 0 for part in text.split(","))
@@ -372,8 +388,9 @@ def _say(options: argparse.Namespace, error: Any, code: int) -> int:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.strerror}: {shown(error.filename, 200)}"
-    for words, hint in HINTS.items():
-        text = text.replace(words, hint)
+    for words, (option, hint) in HINTS.items():
+        if hasattr(options, option):
+            text = text.replace(words, hint)
     text = " ".join(text.split()).removeprefix(f"{options.command}: ")
     print(f"portnn {options.command}: {text}", file=sys.stderr)
     return code

@@ -75,7 +75,8 @@ class EarlyStopping:
     min_delta
         In the unit of ``monitor``, at least 0.
     mode
-        ``"min"``, ``"max"``, or ``"auto"``: the larger the better for names that end in accuracy, else the smaller.
+        ``"min"``, ``"max"``, or ``"auto"``: the larger the better for names that end in accuracy, the smaller for those
+        that end in loss; others need one of the first two.
     restore_best
         At the end, also after Ctrl-C or a NaN, ``model.params`` become those of the best epoch, to the bit.
 
@@ -140,7 +141,8 @@ class Checkpoint:
     The file is a model that :meth:`portnn.MLP.load` reads, written whole or not at all: whatever happens in between,
     what is there is one of the states that were to be kept. Without ``monitor`` it is written once more at the end,
     also after Ctrl-C, and is then the model that ``fit`` leaves; behind an :class:`EarlyStopping` in the list, the one
-    that this has put back. Of members each has its own best.
+    that this has put back. A training that ends before its first epoch, other than by Ctrl-C, leaves the file alone. Of
+    members each has its own best.
 
     Parameters
     ----------
@@ -169,12 +171,14 @@ class Checkpoint:
         who = type(self).__name__
         self.path, self.every = os.fspath(path), check_count(who, "every", every)
         self._best = None if monitor is None else _Best(who, monitor, mode, 0.0, True)
+        self._before = 0
 
     def on_begin(self, model: MLP, history: History) -> None:
         """Refuse, before the first step, a folder that is not there and a model that no file can hold."""
         if not Path(self.path).resolve().parent.is_dir():
             raise FileNotFoundError(f"Checkpoint: the folder of {shown(self.path)} does not exist; make it first")
         model_file.activation_names(model.layers, "Checkpoint")
+        self._before = len(history.get("loss", ()))
         if self._best is not None:
             self._best.begin(history)
 
@@ -190,8 +194,8 @@ class Checkpoint:
             best.save(self.path)
 
     def on_end(self, model: MLP, history: History) -> None:
-        """Write what the model is now, unless the best is kept."""
-        if self._best is None:
+        """Write what the model is now, unless the best is kept or nothing was trained."""
+        if self._best is None and (len(history.get("loss", ())) > self._before or history.interrupted):
             model.save(self.path)
 
 
@@ -202,6 +206,11 @@ class _Best:
         if not isinstance(monitor, str):
             raise TypeError(f"{who}: monitor must be a name of the history such as 'val_loss', got {shown(monitor)}")
         mode = one_of(f"mode of {who}", mode, ("auto", "min", "max"))
+        if mode == "auto" and not monitor.endswith(("loss", "accuracy")):
+            raise ValueError(
+                f"{who}: mode='auto' does not know whether {shown(monitor)} should fall or rise; "
+                "say mode='min' or 'max'"
+            )
         self.who, self.monitor, self.min_delta, self.keep = who, monitor, min_delta, keep
         self.sign = -1.0 if mode == "max" or (mode == "auto" and monitor.endswith("accuracy")) else 1.0
         self.begin(None)

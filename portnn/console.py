@@ -14,7 +14,7 @@ def summary(rows: Sequence[tuple[str, str]]) -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; all columns but the first are numbers, and stand to the right."""
-    _table(header, [[_clean(cell) for cell in row] for row in rows], bold=False)
+    _table([_clean(name) for name in header], [[_clean(cell) for cell in row] for row in rows], bold=False)
 
 
 def _table(header: Sequence[str] | None, rows: Sequence[Sequence[str]], *, bold: bool) -> None:
@@ -33,7 +33,7 @@ def _table(header: Sequence[str] | None, rows: Sequence[Sequence[str]], *, bold:
 
     drawn = Table(show_header=header is not None, box=rich, pad_edge=False)
     for k in range(len(rows[0])):
-        name = "" if header is None else header[k]
+        name = Text("" if header is None else header[k])  # not a string, in which rich would look for markup
         drawn.add_column(name, justify="right" if k and header is not None else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell, style="bold" if bold and k == 0 else "") for k, cell in enumerate(row)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import numbers
 import os
 import sys
@@ -34,8 +35,8 @@ class CSVLog:
     path
         The file; its folder must exist.
     append
-        Go on behind the lines of an earlier run, with the next epoch, if the columns are the same. False replaces the
-        file.
+        Go on behind the lines of an earlier run, with the next epoch, if the columns are the same; a last line that was
+        cut off is left out. False replaces the file when the first epoch is over.
 
     Examples
     --------
@@ -53,37 +54,68 @@ class CSVLog:
         self.path, self.append = os.fspath(path), append
         self._file: TextIO | None = None
         self._columns: list[str] | None = None
-        self._before = 0
+        self._begun, self._before, self._cut = False, 0, False
 
     def on_begin(self, model: MLP, history: History) -> None:
-        """Open the file; ValueError if it is to go on with other columns."""
-        self._columns, self._before = None, 0
-        if self.append and os.path.exists(self.path):
-            with open(self.path, encoding="utf-8", newline="") as file:
-                lines = list(csv.reader(file))
-            if lines:
-                self._columns, self._before = lines[0], len(lines) - 1
-                missing = {"epoch", *history.names} - {name.partition("[")[0] for name in self._columns}
-                if missing:
-                    self._differ(sorted(missing)[0])
+        """Look at the file, and change nothing: OSError, ValueError if it is to go on with other columns."""
+        self._begin(len(history.get("loss", ())), history.names)
+
+    def _begin(self, done: int, names: Sequence[str]) -> None:
+        self._columns, self._before, self._cut = None, 0, False
+        if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
+            raise FileNotFoundError(f"CSVLog: the folder of {shown(self.path)} does not exist; make it first")
+        if os.path.isfile(self.path) or os.path.isdir(self.path):  # not a pipe, whose reader would see an end
+            open(self.path, "a", encoding="utf-8").close()
+        if self.append and os.path.isfile(self.path):
+            with open(self.path, "rb") as file:
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._cut = whole != text
+            if lines := list(csv.reader(io.StringIO(whole.decode(), newline=""))):
+                self._go_on(lines, done, names)
+        self._begun = True
+
+    def _go_on(self, lines: list[list[str]], done: int, names: Sequence[str]) -> None:
+        """Take columns and epochs from the lines that are there."""
+        self._columns = lines[0]
+        missing = {"epoch", *names} - {name.partition("[")[0] for name in self._columns}
+        if missing:
+            self._differ(sorted(missing)[0])
+        last = dict(zip(self._columns, lines[-1], strict=False)).get("epoch", "") if len(lines) > 1 else "0"
+        if len(lines[-1]) != len(self._columns) or not last.isdecimal():
+            raise ValueError(
+                f"CSVLog: the last line of {shown(self.path)} has {len(lines[-1])} fields and the epoch {shown(last)}, "
+                f"expected {len(self._columns)} and a number; correct it, or append=False to replace the file"
+            )
+        self._before = int(last) - done
+
+    def _open(self) -> None:
+        """Open the file for the first line of this training, and take off a cut-off one of another."""
+        if self._cut:
+            with open(self.path, "r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
         self._file = open(self.path, "a" if self.append else "w", encoding="utf-8", newline="")  # noqa: SIM115
 
     def __call__(self, model: MLP, history: History) -> None:
         """Write the line of this epoch."""
-        if self._file is None:
-            self.on_begin(model, history)
-        n = len(history["loss"])
+        n, first = len(history["loss"]), self._file is None
+        if not self._begun:
+            self._begin(n - 1, history.names)
         row = {"epoch": self._before + n, **flat({k: v[-1] for k, v in history.items() if len(v) == n})}
-        if self._columns is None:
-            self._columns = list(row)
-            self._write(self._columns)
-        missing = {*self._columns} - {*row} if n == 1 else set()
-        if other := sorted(({*row} - {*self._columns}) | missing):
+        columns = self._columns or list(row)
+        missing = {*columns} - {*row} if first else set()
+        if other := sorted(({*row} - {*columns}) | missing):
             self._differ(other[0])
-        self._write([row.get(name, "") for name in self._columns])  # nothing where a callback wrote nothing down
+        if first:
+            self._open()
+        if self._columns is None:
+            self._columns = columns
+            self._write(columns)
+        self._write([row.get(name, "") for name in columns])  # nothing where a callback wrote nothing down
 
     def on_end(self, model: MLP, history: History) -> None:
         """Close the file."""
+        self._begun = False
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -105,7 +137,7 @@ class TensorBoard:
 
     ``loss/train`` and ``loss/validation`` stand side by side, and so do the accuracies; with members there is
     ``loss/train/member_0`` and so on. Needs tensorboardX, which needs neither TensorFlow nor PyTorch:
-    ``python -m pip install "portnn[tensorboard]"``.
+    ``python -m pip install tensorboardX``.
 
     Parameters
     ----------
@@ -132,7 +164,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            message = 'TensorBoard: tensorboardX is missing: python -m pip install "portnn[tensorboard]"'
+            message = "TensorBoard: tensorboardX is missing: python -m pip install tensorboardX"
             raise ImportError(message) from error
         self._writer = SummaryWriter(self.log_dir)
 

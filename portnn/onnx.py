@@ -59,7 +59,7 @@ def to_onnx(
     Raises
     ------
     ImportError
-        ndonnx or onnx is missing: ``pip install "portnn[onnx]"``.
+        ndonnx or onnx is missing: ``pip install ndonnx onnx``.
     ValueError
         Parameters that are not finite or take over 2 GiB, names that are empty or equal.
     TypeError
@@ -85,7 +85,7 @@ def to_onnx(
         import ndonnx
         import onnx
     except ImportError as error:
-        message = f'to_onnx: needs ndonnx and onnx ({reason(error)}): pip install "portnn[onnx]"'
+        message = f"to_onnx: needs ndonnx and onnx ({reason(error)}): pip install ndonnx onnx"
         raise ImportError(message) from error
     model.check_finite("to_onnx")
     host = model.to(backend="numpy")

@@ -165,6 +165,7 @@ def train(
         scaled = network(inputs=scaling, outputs=outputs.inverse())
         t = ((targets - outputs.mean) / outputs.std)[:, None]
     held = 0.1 if len(training) >= ENOUGH else None
+    held_back = -int(-0.1 * len(training) // 1) if held else 0
     stop = EarlyStopping("val_loss", patience=patience)
     history = fit(
         model,
@@ -173,7 +174,7 @@ def train(
         loss="mse" if classes is None else "cross_entropy",
         optimizer=Adam(learning_rate),
         epochs=(50 if held is None else 200) if epochs is None else epochs,
-        batch_size=min(batch_size, len(training)),
+        batch_size=min(batch_size, len(training) - held_back),
         validation_split=held,
         seed=seed,
         callbacks=[*([stop] if held else []), *callbacks],
@@ -184,7 +185,7 @@ def train(
         model = scaled
     best = stop.best_epoch if held and history else None
     result = Trained(model, schema, history, table, training, test, best, None, None, targets)
-    result.held_back = -int(-0.1 * len(training) // 1) if held else 0
+    result.held_back = held_back
     if len(test):
         result.answers = answers(model, schema, x[test])
         result.scores = scored(schema, result.answers, targets[test], targets[training])
@@ -234,7 +235,10 @@ def schema_of(path: StrPath) -> Schema | None:
 
 
 def apply(path: StrPath, table_path: StrPath, *, delimiter: str = "auto", header: bool = True, **where: Any) -> Any:
-    """Return the schema in a model file, its answers for each row of a table, and the targets if the table has them."""
+    """Return the schema in a model file, its answers for each row of a table, the targets if the table has them, ...
+
+    ... why they were not understood if it has others, and the dtype of the model.
+    """
     schema = schema_of(path)
     if schema is None:
         raise FormatError(f"{shown(str(path))} knows no columns: it was not made by `python -m portnn train`")
@@ -242,15 +246,36 @@ def apply(path: StrPath, table_path: StrPath, *, delimiter: str = "auto", header
     if model.sizes[0] != schema.n_inputs or model.sizes[-1] != len(schema.classes or "1") or model.members:
         raise FormatError(f"{shown(str(path))}: the network {model.sizes} does not fit its table")
     options: dict[str, Any] = {"delimiter": delimiter, "header": header}
-    targets = None
+    targets, unknown = None, None
     if schema.target in column_names(table_path, **options):
         try:  # known targets are welcome, but nobody asked for them
-            wanted = Column(schema.target, schema.classes)
-            targets = read_columns(table_path, wanted=[wanted], **options).values[:, 0]
-        except FormatError:
-            targets = None
+            targets = _known_targets(table_path, schema, options)
+        except FormatError as error:
+            unknown = str(error)
     table = read_columns(table_path, wanted=schema.columns, **options)
-    return schema, answers(model, schema, schema.inputs(table)), targets
+    return schema, answers(model, schema, schema.inputs(table)), targets, unknown, model.dtype
+
+
+def _known_targets(path: StrPath, schema: Schema, options: dict[str, Any]) -> numpy.ndarray:
+    """Return the labels or values of the target's column; classes that are numbers may be written otherwise."""
+
+    def read(classes: tuple[str, ...] | None) -> numpy.ndarray:
+        return read_columns(path, wanted=[Column(schema.target, classes)], **options).values[:, 0]
+
+    try:
+        return read(schema.classes)
+    except FormatError:
+        try:
+            numbers = [float(name) for name in schema.classes or ()]
+        except ValueError:
+            numbers = []
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise
+        values = read(None)
+        labels = (values[:, None] == numpy.asarray(numbers)).argmax(axis=1)
+        if (numpy.asarray(numbers)[labels] != values).any():
+            raise  # the first message has the line
+        return labels.astype("float64")
 
 
 def _texts(entry: Any) -> tuple[str, ...]:
@@ -308,7 +333,9 @@ def _scaling(schema: Schema, x: numpy.ndarray, dtype: str) -> Standardize:
     at = 0
     for column in schema.columns:
         if column.categories is None:
-            if dtype == "float32" and abs(mean[at]) * 2.0**-20 > std[at]:  # what is left of its digits, see check_width
+            if (x[:, at] == x[0, at]).all():  # it becomes 0, whatever it is divided by: not by too little for float32
+                mean[at], std[at] = x[0, at], max(1.0, abs(x[0, at]) * 2.0**-20)
+            elif dtype == "float32" and abs(mean[at]) * 2.0**-20 > std[at]:  # too few digits are left, see check_width
                 raise ValueError(
                     f"column {shown(column.name, 60)} lies around {mean[at]:g} and varies by {std[at]:g}, too little "
                     "for float32: use dtype='float64', or subtract and divide before"

@@ -154,6 +154,11 @@ REFUSED = [
     ("a,b\n1,2\n", {"drop": ["c"]}, "there is no column 'c'; the columns are 'a', 'b'"),
     ("alpha,b\n1,2\n", {"categorical": ["alpa"]}, "there is no column 'alpa'; did you mean 'alpha'"),
     ("Alpha,b\n1,2\n", {"wanted": [Column("ALPHA")]}, "there is no column 'ALPHA'; did you mean 'Alpha'"),
+    ("a;b\n0,5;x\n1,25;y\n", {}, "line 2, column 1: '0,5' in column 'a' is not a number .decimal comma"),
+    ("a,b\n-,1\n1,1\n2,1\n", {}, "line 2, column 1: '-' in column 'a' is not a number, but most others are; correct"),
+    ("a,b\n-,1\n" + "".join(f"{k},1\n" for k in range(300)), {}, "line 2, column 1: '-' in column 'a' is not a numb"),
+    ("a,b\n1,2\n3,4\n", {"header": False}, "line 1, column 1: 'a' in column '1' .* read it as such"),
+    (",b\n1,2\n", {}, "line 1, column 1: this column has no name; give it one, or write the table without an index"),
     ("a,b\n1,2\n", {"drop": ["a", "b"]}, "all columns are left out"),
     ("a,b\n1,2\n" * 3, {"max_bytes": 4}, "the table exceeds max_rows=10000000 or max_bytes=4"),
     ("a\nx\n", {"wanted": [Column("a")]}, "line 2, column 1: 'x' in column 'a' is not a number"),
@@ -175,6 +180,19 @@ def test_what_is_no_table_is_refused_with_line_and_column(tmp_path, text, option
 def test_a_wrong_delimiter_is_an_argument_gone_wrong(tmp_path):
     with pytest.raises(ValueError, match="read_columns: delimiter='x', expected one of"):
         read_columns(tmp_path / "t.csv", delimiter="x")
+
+
+def test_a_word_for_missing_that_is_none_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n,3\n")
+    with pytest.raises(ValueError, match=r"unknown missing of read_columns 'ignore': expected one of 'refuse', 'drop'"):
+        read_columns(tmp_path / "t.csv", missing="ignore")
+
+
+def test_texts_that_are_half_numbers_or_declared_are_categories(tmp_path):
+    (tmp_path / "t.csv").write_text("size,code\nS,-\n1,2\n2,3\nM,4\n")
+    sizes, codes = read_columns(tmp_path / "t.csv", categorical=["code"]).columns
+    assert sizes.categories == ("1", "2", "M", "S")
+    assert codes.categories == ("-", "2", "3", "4")
 
 
 @pytest.mark.parametrize("marker", sorted(columns.MISSING - {""}))
@@ -228,14 +246,58 @@ def test_predictions_are_those_of_the_model_on_columns_of_any_order(here, capsys
     assert list(said["color"]) == [("blue", "green", "red")[k] for k in logits.argmax(axis=1)]
 
 
-@pytest.mark.parametrize("word", ["", "orchid"])
-def test_targets_that_nobody_knows_are_no_obstacle(here, slips, tmp_path, capsys, word):
+@pytest.mark.parametrize(("word", "why"), [("", "is missing"), ("orchid", "'orchid' is none of the categories")])
+def test_targets_that_nobody_knows_are_no_obstacle(here, slips, tmp_path, capsys, word, why):
     table = pandas.read_csv("iris.csv").assign(species=[word] * 75 + ["setosa"] * 75)
     table.to_csv(tmp_path / "new.csv", index=False)
     assert run("predict", "--model", "known.st", "--data", tmp_path / "new.csv") == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 151
-    assert err == "150 rows\n"
+    assert err.startswith("150 rows; not compared with the column 'species': line 2, column 5: ")
+    assert why in err
+    assert "--" not in err, "an option that predict has not got"
+
+
+@pytest.mark.parametrize(("classes", "written"), [((1, 2), "{:.1f}"), ((1, 2), "{:+d}"), ((-0.5, 10), "{:.2e}")])
+def test_classes_that_are_numbers_may_be_written_otherwise(tmp_path, capsys, classes, written):
+    for name, form in ("old", "{}"), ("new", written), ("odd", "7{}"):
+        rows = (f"{k},{form.format(classes[k > 9])}\n" for k in range(20))
+        (tmp_path / f"{name}.csv").write_text("a,b\n" + "".join(rows).replace("7-", "7"))
+    options = ("--target", "b", "--task", "classification", "--epochs", "1", "--save", tmp_path / "m.st")
+    assert run("train", "--data", tmp_path / "old.csv", *options) == 0
+    capsys.readouterr()
+    said = []
+    for name in ("old", "new", "odd"):
+        assert run("predict", "--model", tmp_path / "m.st", "--data", tmp_path / f"{name}.csv") == 0
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert "accuracy" in said[0]
+    assert "not compared with the column 'b': line 2, column 2" in said[2]
+
+
+def test_answers_and_targets_have_all_their_digits(tmp_path, capsys):
+    rows = (f"{k},{1_000_000_001 + k * k}\n" for k in range(40))
+    (tmp_path / "far.csv").write_text("a,b\n" + "".join(rows))
+    options = ("--data", tmp_path / "far.csv", "--target", "b", "--save", tmp_path / "m.st", "--dtype", "float64")
+    assert run("train", *options, "--epochs", "1", "--task", "regression") == 0
+    assert "b: a number from 1000000001 to 1000001522, mean 1000000514.5" in capsys.readouterr().out
+    assert run("predict", "--model", tmp_path / "m.st", "--data", tmp_path / "far.csv") == 0
+    said = [float(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    y = portnn.predict(portnn.MLP.load(tmp_path / "m.st"), np.arange(40.0)[:, None])[:, 0]
+    assert_same(np.asarray(said), y)
+
+
+def test_a_constant_column_far_from_zero_is_no_obstacle(tmp_path):
+    (tmp_path / "t.csv").write_text("year,x,t\n" + "".join(f"2000000000.1,{k},{k % 2}\n" for k in range(20)))
+    trained = tabular.train(tmp_path / "t.csv", "t", epochs=1, progress=False)
+    assert trained.model.layers[0].before.mean[0] == 2000000000.1
+
+
+def test_a_batch_as_large_as_the_table_is_that_of_the_rows_trained_on(tmp_path):
+    (tmp_path / "t.csv").write_text("x,t\n" + "".join(f"{k},{k % 2}\n" for k in range(300)))
+    trained = tabular.train(tmp_path / "t.csv", "t", epochs=1, batch_size=1000, progress=False)  # no UserWarning
+    assert trained.held_back == 24
+    assert len(trained.history["loss"]) == 1
 
 
 def test_regression_in_the_units_of_the_target(here, capsys):
@@ -520,6 +582,9 @@ SLIPS = [
     ((*TRAIN, "--delimiter", "x"), 2, "delimiter='x', expected one of"),
     ((*TRAIN, "--save", "no/m.st"), 2, "No such folder: 'no'"),
     ((*TRAIN, "--log", "no/m.csv"), 2, "No such folder: 'no'"),
+    ((*TRAIN, "--save", "./iris.csv"), 2, "'./iris.csv' is the file that is read, and would be lost; name another"),
+    ((*TRAIN, "--log", "iris.csv"), 2, "'iris.csv' is the file that is read"),
+    (("predict", "--model", "known.st", "--data", "iris.csv", "--output", "known.st"), 2, "is the file that is read"),
     ((*TRAIN, "--drop", "sepal_wid"), 2, "there is no column 'sepal_wid'; did you mean 'sepal_width'?"),
     (("train", "--data", "iris.csv"), 2, "the following arguments are required: --target"),
     (("trian",), 2, "invalid choice: 'trian'"),
@@ -666,6 +731,18 @@ def test_output_that_nobody_reads_to_its_end(here, slips):
 def test_names_cannot_move_the_cursor(capsys):
     console.summary([("class", "a\x1b[2Jb\n[bold]c[/bold]")])
     assert capsys.readouterr().out == "class  a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}[bold]c[/bold]\n"
+
+
+def test_on_a_terminal_names_are_no_markup(monkeypatch, capsys):
+    pytest.importorskip("rich", reason="rich is not installed (extra: cli)")
+    from rich import box
+
+    monkeypatch.setattr(console, "_rich", lambda: box.SIMPLE_HEAD)
+    console.table(["size [kg]", "k[/x]", "a\x1bb"], [["1", "2", "3"]])
+    out = capsys.readouterr().out
+    assert "size [kg]" in out
+    assert "k[/x]" in out
+    assert "a\N{REPLACEMENT CHARACTER}b" in out
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"

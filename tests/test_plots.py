@@ -252,6 +252,22 @@ def test_decision_boundary_is_where_the_class_changes(shape):
     assert regions.get_array().size == 150 * 150
 
 
+def test_names_of_classes_are_drawn_as_they_are():
+    names, (x, t) = ["$5 to $9", "_x"], circles()
+    figures = [
+        plots.confusion_matrix([0, 1], [0, 1], class_names=names),
+        plots.decision_boundary(lambda z: z, x, t, class_names=names, axis_names=names, resolution=20),
+    ]
+    confusion, boundary = (figure.axes[0] for figure in figures)
+    legend = boundary.get_legend().get_texts()
+    for labels in confusion.get_yticklabels(), legend[:2], [boundary.xaxis.label, boundary.yaxis.label]:
+        # What matplotlib draws, and whether it takes it for TeX.
+        assert [label._preprocess_math(label.get_text()) for label in labels] == [(name, False) for name in names]
+    assert [text.get_text() for text in legend[2:]] == ["mistake"]
+    for figure in figures:
+        figure.canvas.draw()
+
+
 def test_mistakes_are_crossed():
     x, t = circles()
     figure = plots.decision_boundary(lambda z: z[:, 0], x, t, resolution=20)
@@ -396,7 +412,7 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot keeps figures alive"
 
 def test_missing_matplotlib_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
-    with pytest.raises(ImportError, match=r'learning_curves: .*pip install "portnn\[examples\]"'):
+    with pytest.raises(ImportError, match=r"learning_curves: .*pip install matplotlib$"):
         plots.learning_curves({"loss": [1.0]})
 
 
@@ -438,6 +454,8 @@ ERRORS = [
     (plots.decision_boundary, [len, X[:, :2], [0]], {}, r"t has shape \(1,\), expected \(2,\)"),
     (plots.decision_boundary, [len, X[:, :2], [0, 1]], {}, r"predict gave shape \(\) for 2 points"),
     (plots.decision_boundary, [lambda z: z * np.nan, X[:, :2], [0, 1]], {}, "predict gave a NaN"),
+    (plots.decision_boundary, [lambda z: np.ones(len(z), int), X[:, :2], [0, 1]], {}, "labels, .*; use predict_proba"),
+    (plots.decision_boundary, [lambda z: z[:, 0] > 0, X[:, :2], [0, 1]], {}, "predict gave labels, expected logits or"),
     (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 1]], {"resolution": 1}, "resolution must be at least 2"),
     (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 9]], {}, "at most 8 classes"),
     (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 2]], {"class_names": "ab"}, "labels reach 2, .* below 2"),

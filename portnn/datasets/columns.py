@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from portnn.backends import one_of
 from portnn.datasets.csv_table import _NUMBER, _are_names, _blocks, _fail, _fields, _first_line, _Layout, _parse_fast
 from portnn.datasets.stream import open_data
 from portnn.errors import FormatError
@@ -18,6 +19,7 @@ from portnn.files import StrPath, listing, shown
 MAX_CATEGORIES = 200
 MISSING = frozenset({"", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
 _DELIMITERS = ",;\t|"
+_NO_NAME = "this column has no name; give it one, or write the table without an index"
 
 
 class Column(NamedTuple):
@@ -58,7 +60,8 @@ def read_columns(
     """Read a table of numbers and texts, plain or gzip, UTF-8.
 
     A column whose first value is a number holds numbers, all others must be numbers too; else it holds texts, of which
-    there may be 200 different ones. What counts as missing: nothing, ?, NA, N/A, n/a, NaN, nan, null, NULL. For the
+    there may be 200 different ones, and no more than half of them numbers, also with a decimal comma, unless it is
+    among the categorical ones. What counts as missing: nothing, ?, NA, N/A, n/a, NaN, nan, null, NULL. For the
     rest it is as strict as :func:`portnn.datasets.read_csv`: as many fields in each line, no blank lines, lines and
     columns counted from 1 in every message.
 
@@ -103,6 +106,7 @@ def read_columns(
            [ 0. ,  4. ]])
 
     """
+    one_of("missing of read_columns", missing, ("refuse", "drop"))
     file = _File(path, delimiter, header, max_rows, max_bytes)
     names = file.names()
     if wanted is None:
@@ -163,7 +167,7 @@ class _File:
                 _fail(1, 1, "a line of numbers where the names of the columns should be; give them, or say no header")
             for place, name in enumerate(fields):
                 if not name or name in fields[:place]:
-                    what = f"the name {shown(name, 40)} is there twice" if name else "this column has no name"
+                    what = f"the name {shown(name, 40)} is there twice" if name else _NO_NAME
                     _fail(1, place + 1, what)
             return fields
 
@@ -197,7 +201,8 @@ def _survey(
 ) -> tuple[Column, ...]:
     """Go through the file once to learn which columns hold numbers, and the categories of the others."""
     since: dict[int, int] = {}  # the line of the first number of a column of numbers
-    texts: dict[int, set[str]] = {place: set() for place in places if names[place] in categorical}
+    texts: dict[int, dict[str, int]] = {place: {} for place in places if names[place] in categorical}  # and their lines
+    declared = frozenset(texts)
     for line, block in file.blocks():
         if not texts and len(places) == len(names) and _parse_fast(block, file.layout) is not None:
             for place in places:
@@ -212,8 +217,10 @@ def _survey(
             for place in places:
                 text = fields[place]
                 if place in texts:
-                    texts[place].add(text)
+                    texts[place].setdefault(text, number)
                     if len(texts[place]) > MAX_CATEGORIES:
+                        if place not in declared:
+                            _refuse_numbers(texts[place], place, names[place], file.header)
                         _fail(number, place + 1, _too_many(names[place]))
                 elif _NUMBER.fullmatch(text):
                     since.setdefault(place, number)
@@ -224,9 +231,11 @@ def _survey(
                         f"line {since[place]} has one; correct it, or declare the column categorical",
                     )
                 else:
-                    texts[place] = {text}
+                    texts[place] = {text: number}
     if not since and not texts:
         _fail(1 + file.header, 1, "every row has a missing value")
+    for place in sorted(texts.keys() - declared):
+        _refuse_numbers(texts[place], place, names[place], file.header)
     return tuple(Column(names[p], tuple(sorted(texts[p])) if p in texts else None) for p in places)
 
 
@@ -278,6 +287,19 @@ def _refuse_missing(line: int, place: int, name: str, text: str) -> None:
     what = f"marked {shown(text)}" if text else "an empty field"
     cure = "fill it in, or leave such rows out"
     _fail(line, place + 1, f"the value of {shown(name, 40)} is missing ({what}); {cure}")
+
+
+def _refuse_numbers(texts: dict[str, int], place: int, name: str, header: bool) -> None:
+    """Refuse texts most of which are numbers: as categories, a slip would turn one input into many."""
+    if 2 * sum(_NUMBER.fullmatch(text.replace(",", ".", 1)) is not None for text in texts) <= len(texts):
+        return
+    text, line = next((text, line) for text, line in texts.items() if not _NUMBER.fullmatch(text))
+    names = "" if header or line > 1 else "; if line 1 has the names of the columns, read it as such"
+    _fail(
+        *(line, place + 1),
+        f"{shown(text, 40)} in column {shown(name, 40)} is not a number{_comma(text)}, but most others are; "
+        f"correct it, or declare the column categorical{names}",
+    )
 
 
 def _too_many(name: str) -> str:

@@ -146,7 +146,7 @@ def _downloader(folder: Path) -> Downloader:
     except ImportError:
         raise FileNotFoundError(
             f"load_mnist: no MNIST in {shown(str(folder))}, and downloading it needs pooch: "
-            f"pip install 'portnn[examples]'; or {_CURE}"
+            f"pip install pooch; or {_CURE}"
         ) from None
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     return pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=(5, 30))

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from portnn.plots.style import BLUE, HAIRLINE, INK, MUTED, PALETTE, TINT, VERMILION, check_labels, new_figure, style
+from portnn.plots.style import (
+    BLUE,
+    HAIRLINE,
+    INK,
+    MUTED,
+    PALETTE,
+    TINT,
+    VERMILION,
+    check_labels,
+    new_figure,
+    plain,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +50,7 @@ def confusion_matrix(
 
     t_true, t_pred = check_labels("confusion_matrix", np.shape(t_true)[:1], t_true=t_true, t_pred=t_pred)
     largest = int(max(t_true.max(), t_pred.max()))
-    names = [] if class_names is None else [str(name) for name in class_names]
+    names = [] if class_names is None else [plain(name) for name in class_names]
     n = n_classes or len(names) or largest + 1
     names = names or [str(k) for k in range(n)]
     if largest >= n or len(names) != n:
@@ -228,7 +240,7 @@ def decision_boundary(
     if max(here.max(), there.max(), labels.max()) >= n or n > len(PALETTE):
         got = f"labels reach {labels.max()}, predictions {max(here.max(), there.max())}"
         raise ValueError(f"decision_boundary: {got}, expected them below {n}, and at most {len(PALETTE)} classes")
-    names = [str(name) for name in class_names] if class_names is not None else [f"class {k}" for k in range(n)]
+    names = [plain(name) for name in class_names] if class_names is not None else [f"class {k}" for k in range(n)]
 
     correct = int((here == labels).sum())
     figure = new_figure(6.6, 4.8, f"Decision boundary: {correct:,} of {len(x):,} correct ({correct / len(x):.2%})")
@@ -239,16 +251,28 @@ def decision_boundary(
     for k in range(n):  # between classes, not between their numbers
         if (regions == k).any() and (regions != k).any():
             axes.contour(across, up, regions == k, levels=[0.5], colors=[INK], linewidths=0.8)
+    drawn = []
     for k, marker in zip(range(n), "os^Dv<>P", strict=False):
         mine = labels == k
-        axes.scatter(
-            x[mine, 0], x[mine, 1], s=24, marker=marker, color=PALETTE[k], edgecolor="white", lw=0.6, label=names[k]
-        )
+        how = {"marker": marker, "color": PALETTE[k], "edgecolor": "white", "label": names[k]}
+        drawn.append(axes.scatter(x[mine, 0], x[mine, 1], s=24, lw=0.6, **how))
     wrong = here != labels
     if wrong.any():
-        axes.scatter(x[wrong, 0], x[wrong, 1], s=70, marker="x", color=INK, lw=1.2, label="mistake")
-    axes.set(xlabel=axis_names[0], ylabel=axis_names[1], xlim=across[[0, -1]], ylim=up[[0, -1]])
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
+        drawn.append(axes.scatter(x[wrong, 0], x[wrong, 1], s=70, marker="x", color=INK, lw=1.2, label="mistake"))
+        names.append("mistake")
+    across_name, up_name = map(plain, axis_names)
+    axes.set(xlabel=across_name, ylabel=up_name, xlim=across[[0, -1]], ylim=up[[0, -1]])
+    # Afterwards, since a legend leaves out names that begin with an underscore.
+    legend = axes.legend(
+        drawn,
+        [str(k) for k in range(len(drawn))],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        borderaxespad=0.0,
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
     return figure
 
 
@@ -258,6 +282,9 @@ def _classes(predict: Callable[[np.ndarray], Any], points: np.ndarray) -> tuple[
     if y.ndim == 0 or len(y) != len(points) or y.ndim > 2 or not np.isfinite(y).all():
         got = f"shape {y.shape} for {len(points)} points" if y.ndim not in (1, 2) or len(y) != len(points) else "a NaN"
         raise ValueError(f"decision_boundary: predict gave {got}, expected finite (n, n_classes), (n, 1) or (n,)")
+    if y.ndim == 1 and y.dtype.kind not in "fc":
+        message = "decision_boundary: predict gave labels, expected logits or probabilities; use predict_proba"
+        raise ValueError(message)
     if y.ndim == 1 or y.shape[1] == 1:
         return (y.reshape(-1) > 0.0).astype(np.int64), 2
     return y.argmax(axis=1), y.shape[1]

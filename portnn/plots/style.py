@@ -31,7 +31,7 @@ def style(function: str) -> Iterator[None]:
     try:
         import matplotlib.style
     except ImportError as error:
-        message = f'{function}: drawing needs matplotlib, which is missing: pip install "portnn[examples]"'
+        message = f"{function}: drawing needs matplotlib, which is missing: pip install matplotlib"
         raise ImportError(message) from error
     with matplotlib.style.context(["default", LOOK]):
         yield
@@ -44,6 +44,11 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, x=0.1 / width, ha="left")
     return figure
+
+
+def plain(text: object) -> str:
+    """Return a text that matplotlib draws as it is: a pair of dollar signs would be TeX."""
+    return str(text).replace("$", r"\$")
 
 
 def check_labels(function: str, rows: tuple[int, ...], **labels: ArrayLike) -> list[np.ndarray]:
