@@ -3,8 +3,8 @@
     python examples/export_onnx.py
     python examples/export_onnx.py --dataset digits --epochs 5 --out digits.onnx
 
-Needs ``pip install ndonnx onnx onnxruntime``. The file takes pixels from 0 to 255 and gives ten raw outputs, the largest
-of which is the digit.
+Needs ``pip install ndonnx onnx onnxruntime``. The file takes pixels from 0 to 255 and gives ten raw outputs;
+the largest is that of the digit.
 """
 
 from __future__ import annotations

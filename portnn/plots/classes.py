@@ -254,7 +254,7 @@ def decision_boundary(
     drawn = []
     for k, marker in zip(range(n), "os^Dv<>P", strict=False):
         mine = labels == k
-        how = {"marker": marker, "color": PALETTE[k], "edgecolor": "white", "label": names[k]}
+        how: dict[str, Any] = {"marker": marker, "color": PALETTE[k], "edgecolor": "white", "label": names[k]}
         drawn.append(axes.scatter(x[mine, 0], x[mine, 1], s=24, lw=0.6, **how))
     wrong = here != labels
     if wrong.any():
