@@ -56,3 +56,27 @@ def _rich() -> Any:
 def _clean(text: str) -> str:
     """Take out what could move the cursor of a terminal: names come from files."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def some(names: Sequence[str], most: int = 12) -> str:
+    """Return the first names, and how many there are if that is not all of them.
+
+    Examples
+    --------
+    >>> some(["a", "b", "c"]), some(["a", "b", "c"], most=2)
+    ('a, b, c', 'a, b, ... (3)')
+
+    """
+    return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
+
+
+def many(n: int, what: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> many(1, "row"), many(2, "row")
+    ('1 row', '2 rows')
+
+    """
+    return f"{n} {what}{'s' * (n != 1)}"

@@ -43,7 +43,7 @@ ROOMS = (
     *("evaluation", "diagnosis", "step", "training"),  # the loop
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("tabular", "console"),  # what the command line is made of
-    *("__init__", "__main__"),
+    *("__init__", "commands", "__main__"),
 )
 
 

@@ -1,0 +1,1 @@
+"""The commands of ``python -m portnn``: each takes its options and returns the exit code."""
