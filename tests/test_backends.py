@@ -89,10 +89,18 @@ def test_what_is_no_backend(spec, error, words):
     only_sentence(caught)
 
 
+CURES = {  # portnn is on no package index, so it is the library itself that is to be installed
+    "cupy": 'python -m pip install "cupy-cuda13x[ctk]" (CUDA 13) or "cupy-cuda12x[ctk]"',
+    "torch": "python -m pip install torch",
+    "jax": "python -m pip install jax",
+    "array_api_strict": "python -m pip install array-api-strict",
+}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "numpy"])
 def test_a_missing_library_is_one_sentence_with_the_cure(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    cure = "pip install array-api-strict" if name == "array_api_strict" else 'pip install "portnn['
+    cure = f": {CURES[name]}"
     with pytest.raises(BackendError) as caught:
         MLP([2, 1], backend=name)
     assert cure in only_sentence(caught)
@@ -185,8 +193,8 @@ except portnn.BackendError as error:
         (0, None, "None", "cupy 99.0 is installed but sees no CUDA GPU: check `nvidia-smi`"),
         (1, "cuda:3", "None", "cupy has 1 CUDA device(s), no 'cuda:3'"),
         (1, "cpu", "None", "cupy knows no device 'cpu'; devices are named 'cuda:0'"),
-        (1, None, "ImportError('libcublas.so.12: cannot open')", 'libcublas.so.12: cannot open): pip install "portnn['),
-        (1, 0, "RuntimeError('CUDA path could not be detected')", 'CUDA path could not be detected): pip install "por'),
+        (1, None, "ImportError('libcublas.so.12: cannot open')", f"libcublas.so.12: cannot open): {CURES['cupy']}"),
+        (1, 0, "RuntimeError('CUDA path could not be detected')", f"could not be detected): {CURES['cupy']}"),
     ],
 )
 def test_cupy_without_its_gpu_or_toolkit(gpus, device, failure, words):

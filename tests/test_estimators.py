@@ -680,7 +680,7 @@ def test_importing_portnn_does_not_import_scikit_learn():
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys; sys.modules['sklearn'] = None; import portnn.estimators"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'pip install "portnn[sklearn]"' in done.stderr
+    assert 'needs scikit-learn 1.9 or later: python -m pip install "scikit-learn>=1.9"' in done.stderr
 
 
 # -- found in review --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class CupyBackend(Backend):
     """CuPy on one CUDA device."""
 
     name = "cupy"
-    cure = 'pip install "portnn[cuda13]" (CUDA 13) or "portnn[cuda12]"'
+    cure = 'python -m pip install "cupy-cuda13x[ctk]" (CUDA 13) or "cupy-cuda12x[ctk]"'
     compiles = True
 
     @classmethod

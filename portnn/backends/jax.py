@@ -21,7 +21,7 @@ class JaxBackend(Backend):
     """JAX on the CPU or on an accelerator."""
 
     name = "jax"
-    cure = 'pip install "portnn[jax]"'
+    cure = "python -m pip install jax"
     compiles = True
 
     @classmethod
@@ -41,7 +41,8 @@ class JaxBackend(Backend):
             except (RuntimeError, ValueError, IndexError):
                 have = ", ".join(sorted({f"{d.platform}:{d.id}" for d in jax.devices()}))
                 raise BackendError(
-                    f'jax has no device {device!r} here (it has {have}); for an NVIDIA GPU: pip install "jax[cuda13]"'
+                    f"jax has no device {device!r} here (it has {have}); for an NVIDIA GPU: "
+                    'python -m pip install "jax[cuda13]"'
                 ) from None
         return cls(xp, device)
 

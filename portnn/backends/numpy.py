@@ -22,7 +22,7 @@ class NumpyBackend(Replaying):
     """NumPy on the CPU."""
 
     name = "numpy"
-    cure = "pip install numpy"
+    cure = "python -m pip install numpy"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:

@@ -15,7 +15,7 @@ class StrictBackend(Backend):
     """array-api-strict, on one of its simulated devices."""
 
     name = "array_api_strict"
-    cure = "pip install array-api-strict"
+    cure = "python -m pip install array-api-strict"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:

@@ -20,7 +20,7 @@ class TorchBackend(Replaying):
     """PyTorch on the CPU or on a GPU."""
 
     name = "torch"
-    cure = 'pip install "portnn[torch]"'
+    cure = "python -m pip install torch"
 
     @classmethod
     def open(cls, device: Any = None) -> Backend:
