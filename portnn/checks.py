@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from portnn.backends import HOST, Array, Backend, get_backend, namespace
 from portnn.errors import reason, shown
+from portnn.layout import Layer
 from portnn.losses import Loss
 from portnn.members import check_members, entries, named
 
@@ -336,6 +337,17 @@ def unit_of(
     return float(
         weight[at][0] / (one if classes is None else one * (_memberships(t[at][:1], len(classes)) @ classes)[0])
     )
+
+
+def check_running(running: numpy.ndarray, layers: Sequence[Layer], who: str) -> None:
+    """Raise ValueError that names the first layer whose running variances, in ``(..., n_running)``, are none."""
+    for i, layer in enumerate(layers):
+        place = None if layer.normalization is None else layer.normalization.variance
+        if place is not None and not (running[..., place] >= 0.0).all():
+            raise ValueError(
+                f"{who}: the running variance of layer {i} is negative or NaN in places, expected numbers >= 0 (1 in a "
+                "new model); model.layers[i].normalization.variance says where it stands"
+            )
 
 
 def check_count(who: str, name: str, value: object, least: int = 1) -> int:

@@ -174,7 +174,9 @@ class MLP(Derivatives):
                 message = "MLP.running: the model has no batch norm, so it keeps no statistics; expected None"
                 raise ValueError(message)
         else:
-            self._running = self._copied(value, self._running, "MLP.running")
+            new = self._copied(value, self._running, "MLP.running")
+            checks.check_running(self.backend.to_numpy(new), self.layers, "MLP.running")
+            self._running = new
 
     def _copied(self, value: Any, like: Array, who: str) -> Array:
         theirs, shape = checks.check_array(value, who, "value"), tuple(like.shape)
@@ -330,18 +332,23 @@ class MLP(Derivatives):
 
     def check_finite(self, who: str) -> None:
         """Raise ValueError that names the first weight, bias, gain or shift with a NaN or an infinity."""
+        if place := self.non_finite():
+            raise ValueError(
+                f"{who}: {place} of the model hold{'s' * place.endswith(']')} NaN or infinity; train or load it again"
+            )
+
+    def non_finite(self) -> str:
+        """Return where the first NaN or infinity is, such as ``"weights[0]"``; an empty text if there is none."""
         xp = self.backend.xp
         with self.scope():
             if all(bool(xp.all(xp.isfinite(a))) for a in (self._params, self._running) if a is not None):
-                return
+                return ""
             kinds = {"weights": self.weights, "biases": self.biases, "gains": self.gains, "shifts": self.shifts}
             for kind, arrays in kinds.items():
                 for i, a in enumerate(arrays):
                     if a is not None and not bool(xp.all(xp.isfinite(a))):
-                        message = f"{who}: {kind}[{i}] of the model holds NaN or infinity; train or load it again"
-                        raise ValueError(message)
-            message = f"{who}: the running statistics of the model hold NaN or infinity; train or load it again"
-            raise ValueError(message)
+                        return f"{kind}[{i}]"
+            return "the running statistics"
 
     def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
         """Write the model to a safetensors file, whole or not at all.

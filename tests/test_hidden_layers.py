@@ -370,6 +370,26 @@ def test_nothing_but_weights_decays(library):
     assert [a is None for a in model.gains] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("bad", [-1e-3, np.nan, -np.inf])
+def test_running_variances_that_are_none_are_refused_where_they_are_set(library, members, bad):
+    options = {"normalization": ["layer", "batch"], "members": members, "dtype": "float64", **library.where}
+    model = portnn.MLP([3, 4, 5, 2], **options)
+    before = library.to_numpy(model.running)
+    for place, refused in ((7, True), (2, False)):  # a variance, and a mean, which may be negative
+        new = before + 0.5
+        new[..., place] = bad
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"^MLP\.running: the running variance of layer 1 is negative or NaN in"
+            ):
+                model.running = library.make(new)
+            assert_same(library.to_numpy(model.running), before)
+        else:
+            model.running = library.make(new)
+            assert_same(library.to_numpy(model.running), new)
+
+
 def test_callbacks_see_and_set_the_running_statistics():
     seen, model = [], network(NUMPY, "batch")
 
