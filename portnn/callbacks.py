@@ -6,8 +6,8 @@ training. Whether it is a function of yours or an object of this module, it may 
 whatever ended it: the epochs, a callback, Ctrl-C, or an error. Callbacks are called in the order of the list.
 
 ``history.names`` says what ``fit`` writes down after each epoch, ``history.epochs`` how many epochs it was asked for. A
-callback may set ``model.params``, and append to a list of its own in the history, ``history.setdefault("f1", [])``,
-which those behind it see.
+callback may set ``model.params``, to finite numbers, and append to a list of its own in the history,
+``history.setdefault("f1", [])``, which those behind it see.
 
 A NaN needs no callback: ``fit`` raises :class:`portnn.NonFiniteError` by itself, the model keeps its last finite
 parameters, ``error.history`` is the history, and every ``on_end`` is called. Nor does a rate that falls on a plateau:
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,55 @@ from portnn.history import History
 from portnn.logs import CSVLog, EpochPrinter, TensorBoard
 from portnn.mlp import MLP
 
-__all__ = ["CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochPrinter", "TensorBoard", "during"]
+__all__ = ["CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochPrinter", "TensorBoard", "called", "during"]
 
 Callback = Callable[[MLP, History], object]
+
+
+def listed(callbacks: Any, who: str) -> list[Callback]:
+    """Return what was handed in as ``callbacks``, one or several, as a list; TypeError for what cannot be called."""
+    many = not callable(callbacks) and isinstance(callbacks, Iterable) and not isinstance(callbacks, str | Mapping)
+    given = list(callbacks) if many else [callbacks]
+    for callback in given:
+        check_callback(callback, who)
+    return given
+
+
+def check_callback(callback: Any, who: str, more: str = "") -> None:
+    """Raise TypeError for what is no callback; ``more`` are other kinds that the caller takes."""
+    if isinstance(callback, type):
+        name = callback.__name__
+        raise TypeError(f"{who}: callbacks has the class {name}, expected an object of it: {name}(...)")
+    if not callable(callback):
+        raise TypeError(
+            f"{who}: callbacks has {shown(callback)}, expected functions f(model, history) or objects of "
+            f"portnn.callbacks{more}; leave it out"
+        )
+
+
+def called(callback: Callback, model: MLP, history: History) -> object:
+    """Call a callback after an epoch, and return what it returns.
+
+    NonFiniteError, which names it, if it leaves a NaN or an infinity in the model. On a device with memory of its own
+    that is looked at only where parameters or statistics were set; what lies in host memory is seen in any case.
+    """
+    before = model.params, model.running
+    answer = callback(model, history)
+    untouched = model.params is before[0] and model.running is before[1]
+    if untouched and model.backend.memory_of(model.params) != (1, 0):
+        return answer
+    if place := model.non_finite():
+        name, off = getattr(callback, "__name__", type(callback).__name__), tuple[int, ...]()
+        if model.members is not None:
+            values = [model.backend.to_numpy(a) for a in (model.params, model.running) if a is not None]
+            finite = numpy.all([numpy.isfinite(a).all(axis=-1) for a in values], axis=0)
+            off = tuple(numpy.flatnonzero(~finite).tolist())
+        raise NonFiniteError(
+            f"fit: epoch {len(history['loss'])}: the callback {name} left NaN or infinity in {place} of the model, "
+            "which keeps its last finite parameters; let it set finite numbers",
+            members=off,
+        )
+    return answer
 
 
 @contextlib.contextmanager

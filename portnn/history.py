@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy
+
 from portnn import plots
-from portnn.backends import Array
+from portnn.backends import Array, get_backend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,20 +37,35 @@ class History(dict[str, list[Any]]):
     """
 
     interrupted: bool = False  #: Ctrl-C ended the training early
-    reached: Reached | None = None  #: where ``fit(..., resume=history)`` goes on
+    #: where ``fit(..., resume=history)`` goes on: it holds the optimizer's arrays (of Adam twice ``n_params`` numbers)
+    #: on their device for as long as the history lives; ``history.reached = None`` lets go of them
+    reached: Reached | None = None
     epochs: int = 0  #: as many were asked for
     names: tuple[str, ...] = ()  #: what ``fit`` writes down after each epoch; a callback may add lists of its own
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Return a plain dict of new lists of Python numbers, as ``json.dumps`` takes them.
 
+        What callbacks append may be numbers of NumPy and arrays of any library, too.
+
         Examples
         --------
-        >>> History(loss=[0.5, 0.25]).to_dict()
-        {'loss': [0.5, 0.25]}
+        >>> History(loss=[0.5, 0.25], f1=[numpy.float32(0.5), numpy.ones(2)]).to_dict()
+        {'loss': [0.5, 0.25], 'f1': [0.5, [1.0, 1.0]]}
 
         """
-        return {name: [list(v) if isinstance(v, list) else v for v in values] for name, values in self.items()}
+        return {name: [_plain(value) for value in values] for name, values in self.items()}
+
+    def copy(self) -> History:
+        """Return a History with the same lists, as ``dict.copy`` does."""
+        return copy.copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy the optimizer's arrays in host memory: ``resume`` takes them from there to any library."""
+        if self.reached is None:
+            return dict(vars(self))
+        arrays = {name: numpy.array(get_backend(a).to_numpy(a)) for name, a in self.reached.arrays.items()}
+        return {**vars(self), "reached": self.reached._replace(arrays=arrays)}
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with one row per epoch, counted from 1, and one column per number.
@@ -83,6 +101,17 @@ class History(dict[str, list[Any]]):
         if path is not None:
             figure.savefig(path)
         return figure
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers and arrays, in lists too, as Python's; all else as it is."""
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, numpy.generic | numpy.ndarray):
+        return value.tolist()
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return get_backend(value).to_numpy(value).tolist()
+    return value
 
 
 def flat(entry: Mapping[str, Any]) -> dict[str, Any]:

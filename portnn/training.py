@@ -13,7 +13,7 @@ import numpy
 from portnn import checks, random
 from portnn.backends import Array
 from portnn.backends.base import Rows, State
-from portnn.callbacks import Callback, during
+from portnn.callbacks import Callback, called, during, listed
 from portnn.diagnosis import first_non_finite
 from portnn.dropout import sample_words
 from portnn.errors import NonFiniteError, shown
@@ -118,8 +118,8 @@ def fit(
     Raises
     ------
     NonFiniteError
-        A NaN or an infinity arose. The model keeps the last finite parameters; ``error.members`` are the members in
-        which it did, ``error.history`` is what came before.
+        A NaN or an infinity arose, or a callback left one. The model keeps the last finite parameters;
+        ``error.members`` are the members in which it did, ``error.history`` is what came before.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def fit(
         )
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
-        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
+        callbacks = listed(callbacks, who)
         if resume is not None and not isinstance(resume, History):
             raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}")
         model.check_finite(who)
@@ -298,9 +298,11 @@ def _run(
             _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
             finished = epoch + 1
             bar.ended(entry)
-            ended = [callback(model, history) for callback in callbacks]
-            state = before = {**state, **copied(backend, _held(model))}  # a callback may have set them
-            if any(ended):
+            ended = False
+            for callback in callbacks:
+                ended = bool(called(callback, model, history)) or ended
+                state = before = {**state, **copied(backend, _held(model))}  # it may have set them
+            if ended:
                 break
     except KeyboardInterrupt:
         history.interrupted = True

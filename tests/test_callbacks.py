@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import csv
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,108 @@ def test_a_nan_leaves_history_and_ends():
     assert len(history["val_loss"]) == 3
     assert recorder.said[-1] == "end"
     assert_same(model.params, recorder.params[int(np.argmin(history["val_loss"]))])
+
+
+class Half:
+    """No function: it has no __call__."""
+
+    def on_end(self, model: MLP, history: History) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            [None],
+            r"callbacks has None, expected functions f\(model, history\) or objects of portnn.callbacks; leave it",
+        ),
+        (None, "callbacks has None, expected functions"),
+        ([EarlyStopping], r"callbacks has the class EarlyStopping, expected an object of it: EarlyStopping\(...\)"),
+        (EpochPrinter, r"callbacks has the class EpochPrinter, expected an object of it: EpochPrinter\(...\)"),
+        ("early", "callbacks has 'early', expected functions"),
+        ({"stop": print}, "callbacks has {'stop': <built-in function print>}, expected functions"),
+        (3, "callbacks has 3, expected functions"),
+        ([Half()], "callbacks has <.*Half object .*>, expected functions"),
+    ],
+)
+def test_what_is_no_callback_is_refused_before_the_first_step(given, message):
+    model, told = network(), Recorder()
+    before = model.params.copy()
+    given = [told, *given] if isinstance(given, list) else given
+    with pytest.raises(TypeError, match=f"^fit: {message}") as caught:
+        portnn.fit(model, X, LABELS, callbacks=given)
+    assert "\n" not in str(caught.value)
+    assert told.said == []
+    assert_same(model.params, before)
+
+
+def test_callbacks_may_come_one_by_one():
+    said: list[str] = []
+    portnn.fit(network(), X, LABELS, epochs=1, callbacks=(Recorder(name, said) for name in "ab"), progress=False)
+    assert said == ["abegin", "bbegin", "aepoch", "bepoch", "aend", "bend"]
+
+
+# -- a callback that leaves NaN ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("members", [None, 3])
+def test_a_nan_of_a_callback_is_its_own(library, members, last, in_place):
+    """Found at once, also in the last epoch, and put down to the callback, not to the step after it."""
+    model, recorder = network(members=members, normalization="batch", **library.where), Recorder()
+    if in_place and (library.backend_name == "jax" or model.backend.memory_of(model.params) != (1, 0)):
+        pytest.skip("its arrays are never changed, or lie where they are not looked at")
+
+    def nudges(model: MLP, history: History) -> None:
+        model.params = model.params * 0.5
+
+    def spoils(model: MLP, history: History) -> None:
+        if len(history["loss"]) == 2:
+            bad = library.to_numpy(model.params).copy()
+            bad[(1, slice(24, 26)) if members else slice(24, 26)] = [np.inf, np.nan]
+            if in_place:
+                model.params[...] = library.backend.asarray(bad)
+            else:
+                model.params = library.backend.asarray(bad)
+
+    sentence = (
+        r"^fit: epoch 2: the callback spoils left NaN or infinity in biases\[0\] of the model, which keeps its last"
+    )
+    with pytest.raises(NonFiniteError, match=sentence) as caught:
+        fit(model, nudges, recorder, spoils, epochs=2 if last else 4)
+    assert caught.value.members == (() if members is None else (1,))
+    assert recorder.said == ["begin", "epoch", "epoch", "end"]
+    assert_same(library.to_numpy(model.params), recorder.params[-1])
+    portnn.evaluate(model, library.make(X), LABELS)
+
+
+def test_a_nan_in_running_statistics_that_a_callback_set():
+    model = network(normalization="batch")
+    before = model.running.copy()
+    with pytest.raises(ValueError, match=r"^MLP.running: the running variance of layer 0 is negative or NaN"):
+        fit(model, lambda model, history: setattr(model, "running", model.running * np.nan), epochs=1)
+
+    class Spoils:
+        def __call__(self, model: MLP, history: History) -> None:
+            model.running = np.where(np.arange(model.running.shape[0]) == 0, np.inf, model.running)
+
+    with pytest.raises(NonFiniteError, match="callback Spoils left NaN or infinity in the running statistics of the m"):
+        fit(model, Spoils(), epochs=1)
+    assert np.isfinite(model.running).all()
+    assert not np.array_equal(model.running, before)
+
+
+def test_nothing_is_read_for_a_callback_that_sets_nothing(library, monkeypatch):
+    """On a device with memory of its own, which the host's is taken for here."""
+    model, looks = network(**library.where), []
+    monkeypatch.setattr(type(model.backend), "memory_of", lambda self, x: (2, 0))
+    monkeypatch.setattr(MLP, "non_finite", lambda self: looks.append(self) or "")
+    fit(model, lambda model, history: model.params[0], epochs=2)
+    at_rest = len(looks)  # fit and validation look once each, before they begin
+    looks.clear()
+    fit(model, lambda model, history: setattr(model, "params", model.params), epochs=2)
+    assert len(looks) == at_rest + 2
 
 
 # -- early stopping ---------------------------------------------------------------------------------------------------
@@ -399,13 +503,15 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 def test_the_csv_file_holds_lists_of_the_users_own_and_what_came_before_a_nan(tmp_path):
     path = tmp_path / "log.csv"
 
-    def spoil(model: MLP, history: History) -> None:
+    def mine(model: MLP, history: History) -> None:
         history.setdefault("mine", []).append(len(history["loss"]))
+
+    def spoil(model: MLP, history: History) -> None:
         if len(history["loss"]) == 2:
             model.params = model.params + np.nan
 
     with pytest.raises(NonFiniteError):
-        fit(network(), spoil, CSVLog(path))
+        fit(network(), mine, CSVLog(path), spoil)
     assert [row["mine"] for row in read(path)] == ["1", "2"]
 
 
@@ -540,6 +646,50 @@ def test_the_history_as_dict_and_table(members):
         assert table[["loss[0]", "loss[1]"]].to_numpy().tolist() == history["loss"]
         assert list(table["epoch_seconds"]) == history["epoch_seconds"]
     assert History().to_pandas().empty
+
+
+def test_numbers_that_a_callback_appends_become_pythons(library):
+    def scores(model: MLP, history: History) -> None:
+        history.setdefault("f1", []).append(np.float32(0.5))
+        history.setdefault("count", []).append(np.int64(len(history["loss"])))
+        history.setdefault("each", []).append(np.asarray([0.25, 0.5], dtype="float32"))
+        history.setdefault("spread", []).append((np.float64(1.5), 2))
+        history.setdefault("norm", []).append(library.xp.sum(model.params * 0.0))
+        history.setdefault("note", []).append("good")
+
+    plain = fit(network(**library.where), scores, epochs=2).to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    own = {"f1": [0.5] * 2, "count": [1, 2], "each": [[0.25, 0.5]] * 2, "spread": [[1.5, 2]] * 2, "norm": [0.0] * 2}
+    assert {name: plain[name] for name in own} == own
+    assert plain["note"] == ["good"] * 2
+    assert type(plain["f1"][0]) is float
+    assert type(plain["count"][0]) is int
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda h: pickle.loads(pickle.dumps(h)), History.copy])
+def test_a_history_that_was_copied_goes_on(library, twin):
+    """Its copies hold the optimizer's arrays on the host, which are taken to any library."""
+    ends, options = [], {"normalization": "batch", "dropout": 0.25, **library.where}
+    for copied in (lambda h: h, twin):
+        model = network(**options)
+        history = copied(fit(model, epochs=2))
+        assert type(history) is History
+        assert (history.names, history.interrupted, history.epochs) == (tuple(history), False, 2)
+        whole = fit(model, epochs=2, resume=history)
+        assert len(whole["loss"]) == 4
+        ends.append(library.to_numpy(model.params))
+    assert all(type(a) is np.ndarray for a in history.reached.arrays.values())
+    assert_same(*ends)
+
+
+def test_a_history_lets_go_of_the_arrays():
+    history = fit(network(), epochs=1)
+    size = len(pickle.dumps(history))
+    n = network().n_params
+    assert {name: a.shape for name, a in history.reached.arrays.items()} == {"m": (n,), "v": (n,)}
+    history.reached = None
+    assert len(pickle.dumps(history)) < size - 2 * 4 * n
+    assert type(history.copy()) is History
 
 
 def test_a_list_that_begins_late_leaves_no_column_shifted():

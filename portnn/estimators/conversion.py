@@ -14,7 +14,7 @@ from portnn.estimators.base import Perceptron
 from portnn.estimators.classifier import MLPClassifier
 from portnn.estimators.descent import Updates
 from portnn.estimators.regressor import MLPRegressor
-from portnn.history import History, Reached
+from portnn.history import Reached
 
 _SHARED = (
     *("loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_", "t_", "n_iter_"),
@@ -97,6 +97,5 @@ def _updates(new: Perceptron, theirs: Any) -> Updates:
     else:
         m, v = flat(theirs.ms, 1.0 - new.beta_1), flat(theirs.vs, 1.0 - new.beta_2)
         arrays, count = {"m": m, "v": v}, int(theirs.t)
-    updates.history = History()
-    updates.history.reached = Reached(0, count, arrays)
+    updates.reached = Reached(0, count, arrays)
     return updates

@@ -12,14 +12,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
 from portnn.backends import Array, Backend
-from portnn.callbacks import during
+from portnn.callbacks import called, during
 from portnn.errors import NonFiniteError
 from portnn.estimators import samples
 from portnn.estimators.updates import SGD, Adam, Rate
 from portnn.estimators.watch import Watch, functions, watch
+from portnn.history import History, Reached
 from portnn.losses import Loss
 from portnn.mlp import MLP
-from portnn.training import History, fit
+from portnn.training import fit
 
 CALLER = 7  # frames up to the line of the user's, which a warning names: fit, scikit-learn's wrappers, _fit, _solve
 
@@ -48,7 +49,7 @@ class Updates:
             self.rule: Any = SGD(self.rate, momentum=float(e.momentum), nesterov=bool(e.nesterovs_momentum))
         else:
             self.rule = Adam(self.rate, beta1=float(e.beta_1), beta2=float(e.beta_2), eps=float(e.epsilon))
-        self.history = History()
+        self.reached: Reached | None = None  # what a fit that goes on begins with
 
     @property
     def learning_rate(self) -> float:
@@ -56,12 +57,11 @@ class Updates:
         return self.rate.learning_rate
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep the optimizer's arrays in host memory, and no history: the estimator has its own."""
-        history, reached = History(), self.history.reached
-        if reached is not None:
-            arrays = {name: numpy.array(samples.to_numpy(a)) for name, a in reached.arrays.items()}
-            history.reached = reached._replace(arrays=arrays)
-        return {**vars(self), "history": history}
+        """Keep the optimizer's arrays in host memory."""
+        if self.reached is None:
+            return vars(self)
+        arrays = {name: numpy.array(samples.to_numpy(a)) for name, a in self.reached.arrays.items()}
+        return {**vars(self), "reached": self.reached._replace(arrays=arrays)}
 
 
 def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
@@ -77,13 +77,13 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     if not problem.incremental or "_optimizer" not in vars(e) or e._optimizer.solver != e.solver:
         e._optimizer = Updates(e)
     updates, resume = e._optimizer, History()
-    resume.reached = updates.history.reached
+    resume.reached = updates.reached
     if e.early_stopping and "_best" not in vars(e):
         e._best = model.to()
     eyes = None if problem.incremental else watch(e, problem.x, problem.y, problem.weight, "epoch")
     epochs = Epochs(e, train, held_out, eyes)
     try:
-        updates.history = fit(
+        history = fit(
             *(model, train.x, train.t),
             loss=train.loss,
             optimizer=updates.rule,
@@ -112,7 +112,8 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
             f"{who}: training diverged, the best network is kept: {error}", ConvergenceWarning, stacklevel=CALLER
         )
     else:
-        if updates.history.interrupted:
+        updates.reached = history.reached
+        if history.interrupted:
             warnings.warn(f"{who}: training interrupted, the last finished steps are kept", stacklevel=CALLER)
         elif e.n_iter_ == e.max_iter and not epochs.stopped and not problem.incremental:
             warnings.warn(
@@ -240,7 +241,7 @@ class Epochs:
                 e._no_improvement_count = 0
         if self.held_out is not None:
             history.setdefault(e._score_name, []).append(e.validation_scores_[-1])
-        asked = [callback(model, history) for callback in functions(e.callbacks)]
+        asked = [called(callback, model, history) for callback in functions(e.callbacks)]
         if self.watch is not None:
             asked.append(self.watch.epoch(model, last=self.stopped or any(asked) or e.n_iter_ == e.max_iter))
         self.stopped = self.stopped or any(asked)

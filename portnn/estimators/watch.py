@@ -8,18 +8,16 @@ from typing import Any
 
 from sklearn.callback import FitCallback
 
+from portnn.callbacks import check_callback
 from portnn.mlp import MLP
 
 
-def listed(callbacks: Any) -> list[Any]:
+def listed(callbacks: Any, who: str = "fit") -> list[Any]:
     """Return what was given as ``callbacks`` as a list; TypeError for what can be neither kind."""
     given = list(callbacks) if isinstance(callbacks, list | tuple) else [] if callbacks is None else [callbacks]
     for callback in given:
-        if not callable(callback) and not _of_sklearn(callback):
-            raise TypeError(
-                f"callbacks: expected functions f(model, history) or objects that follow sklearn.callback.FitCallback, "
-                f"got a {type(callback).__name__}"
-            )
+        if not _of_sklearn(callback):
+            check_callback(callback, who, " or sklearn.callback")
     return given
 
 
@@ -35,7 +33,7 @@ def _of_sklearn(callback: Any) -> bool:
 @contextlib.contextmanager
 def joined(estimator: Any) -> Iterator[None]:
     """Let those of ``callbacks`` that are scikit-learn's stand beside those of ``set_callbacks``, for one fit."""
-    theirs = [callback for callback in listed(estimator.callbacks) if _of_sklearn(callback)]
+    theirs = [callback for callback in listed(estimator.callbacks, type(estimator).__name__) if _of_sklearn(callback)]
     before = getattr(estimator, "_skl_callbacks", [])
     if theirs:
         estimator.set_callbacks(*before, *theirs)
