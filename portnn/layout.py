@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from portnn import random
 from portnn.activations import COMPARE_WITH_ZERO, Activation, get_activation
-from portnn.backends import HOST, Array, one_of
+from portnn.backends import HOST, Array, get_backend, one_of
 from portnn.dropout import Rate
 from portnn.errors import shown
 from portnn.initializers import get_initializer
@@ -121,7 +121,7 @@ def layout(
     n = len(sizes) - 1
     kinds = [*_per_hidden("normalization", normalization, n - 1, _normalization), None]
     skips = [*_residual(residual, sizes), False]
-    rates = [*_per_hidden("dropout", dropout, n - 1, lambda rate: _rate(rate, members)), 0.0]
+    rates = [*_per_hidden("dropout", dropout, n - 1, lambda rate: _rate(rate, members), members), 0.0]
     if isinstance(activation, Sequence) and not isinstance(activation, str):
         chosen = [*activation, "identity"] if len(activation) == n - 1 else list(activation)
         if len(chosen) != n:
@@ -156,11 +156,24 @@ def layout(
     return tuple(layers)
 
 
-def _per_hidden(what: str, spec: Any, n: int, checked: Callable[[Any], Any]) -> list[Any]:
-    """Return one checked entry per hidden layer, from one for all or a sequence of them."""
+def _unpacked(spec: Any) -> Any:
+    """Return an array of any library as nested lists; all else as it is."""
+    if not hasattr(spec, "dtype") or not getattr(spec, "shape", ()):
+        return spec
+    return get_backend(spec).to_numpy(spec).tolist()
+
+
+def _per_hidden(what: str, spec: Any, n: int, checked: Callable[[Any], Any], members: int | None = None) -> list[Any]:
+    """Return one checked entry per hidden layer, from one for all or a sequence or array of them."""
+    spec = _unpacked(spec)
     listed = isinstance(spec, Sequence) and not isinstance(spec, str)
     if listed and len(spec) != n:
-        raise ValueError(f"MLP: {len(spec)} entries in {what} for {n} hidden layers: {shown(list(spec))}")
+        layers = "1 hidden layer" if n == 1 else f"{n} hidden layers"
+        cure = ""
+        if what == "dropout" and len(spec) == members:
+            every = shown([list(spec)] if n == 1 else [list(spec)] * n)
+            cure = f"; one rate for each member is written per hidden layer: dropout={every}"
+        raise ValueError(f"MLP: {len(spec)} entries in {what} for {layers}: {shown(list(spec))}{cure}")
     return [checked(entry) for entry in spec] if listed else [checked(spec)] * n
 
 
@@ -185,6 +198,7 @@ def _rate(rate: Any, members: int | None) -> Rate:
 
 def _residual(spec: Any, sizes: list[int]) -> list[bool]:
     """Return for each hidden layer whether its input is added; one True for all means those that are as wide as it."""
+    spec = _unpacked(spec)
     skips = _per_hidden("residual", spec, len(sizes) - 2, lambda skip: skip)
     fits = [sizes[i] == sizes[i + 1] for i in range(len(skips))]
     if not all(isinstance(skip, bool) for skip in (*skips, spec if not skips else True)):

@@ -243,7 +243,8 @@ def test_jax_without_x64_never_narrows_in_silence():
         pytest.skip(portnn.backends()["jax"].why_not)
     refused, wide, info = python(JAX_32, JAX_PLATFORMS="cpu", HOME=str(Path.home())).splitlines()
     assert refused == "jax on cpu:0 has no float64; " + (
-        'enable jax_enable_x64 first: jax.config.update("jax_enable_x64", True), or JAX_ENABLE_X64=1 in the environment'
+        'enable jax_enable_x64 first: jax.config.update("jax_enable_x64", True), or JAX_ENABLE_X64=1 in the '
+        "environment, or use dtype='float32'"
     )
     assert "loses precision" in wide
     assert info.startswith("['float32'] float64: enable jax_enable_x64")

@@ -280,6 +280,26 @@ def test_rates_of_members_are_counted_and_checked():
         portnn.MLP([4, 8, 3], members=3, dropout=[[0.1, 0.2]])
     with pytest.raises(ValueError, match=r"^MLP: dropout\[1\] must be a number in \[0, 1\), got 1.5"):
         portnn.MLP([4, 8, 3], members=2, dropout=[[0.1, 1.5]])
+    with pytest.raises(
+        ValueError, match=r"for 1 hidden layer: \[0.1, 0.2\]; one rate for each .*: dropout=\[\[0.1, 0.2\]\]$"
+    ):
+        portnn.MLP([4, 8, 3], members=2, dropout=[0.1, 0.2])
+    with pytest.raises(
+        ValueError, match=r"for 3 hidden layers: .*: dropout=\[\[0.1, 0.2\], \[0.1, 0.2\], \[0.1, 0.2\]\]$"
+    ):
+        portnn.MLP([4, 8, 8, 8, 3], members=2, dropout=[0.1, 0.2])
+    with pytest.raises(ValueError, match=r"for 3 hidden layers: \[0.1, 0.2\]$"):
+        portnn.MLP([4, 8, 8, 8, 3], dropout=[0.1, 0.2])
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_an_array_of_rates_is_a_list_of_them(library, members):
+    rates = np.asarray([[0.125, 0.5], [0.25, 0.375]] if members else [0.125, 0.5])
+    options = {"members": members, "residual": np.asarray([False, True])}
+    given = portnn.MLP([4, 8, 8, 3], dropout=library.make(rates), **options)
+    wanted = portnn.MLP([4, 8, 8, 3], dropout=rates.tolist(), members=members, residual=[False, True])
+    assert given.layers == wanted.layers
+    assert repr(given) == repr(wanted)
 
 
 def test_an_optimizer_may_not_take_the_name_of_the_units():

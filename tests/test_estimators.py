@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
+import os
 import pickle
 import re
 import subprocess
@@ -572,7 +574,12 @@ BAD = {
     "clipping by lbfgs": ({"clip_norm": 1.0, **LBFGS}, IRIS, TWO, None, ValueError, "takes no clip_norm"),
     "dropout by lbfgs": ({"dropout": 0.5, **LBFGS}, IRIS, TWO, None, ValueError, "one function to minimize"),
     "functions for lbfgs": ({"callbacks": print, **LBFGS}, IRIS, TWO, None, ValueError, "has no epochs"),
-    "callbacks": ({"callbacks": [3]}, IRIS, TWO, None, TypeError, "got a int"),
+    "callbacks": ({"callbacks": [3]}, IRIS, TWO, None, TypeError, "callbacks has 3, .* or sklearn.callback; leave it"),
+    "a class of callbacks": (
+        {"callbacks": [portnn.callbacks.EarlyStopping]},
+        *(IRIS, TWO, None, TypeError),
+        r"^MLPClassifier: callbacks has the class EarlyStopping, expected an object of it: EarlyStopping\(...\)$",
+    ),
     "validation data": ({"validation_data": (IRIS,)}, IRIS, TWO, None, ValueError, r"must be a pair"),
     "validation labels": ({"validation_data": (IRIS, SPECIES)}, IRIS, SPECIES > 0, None, ValueError, "not in `self.c"),
     "a split": ({"early_stopping": True}, IRIS[:8], TWO[:8], None, ValueError, "test_size = 1 should be greater"),
@@ -800,3 +807,97 @@ def test_slips_around_validation_and_moving():
         ours.MLPRegressor(hidden_layer_sizes=(3,), validation_data=(IRIS, LINEAR)).fit(IRIS, LINEAR[:, 0])
     with pytest.raises(ValueError, match="the weights of one side of the split are all zero"):
         few(early_stopping=True, random_state=1).fit(IRIS, TWO, sample_weight=np.r_[np.ones(3), np.zeros(147)])
+
+
+RATES = (np.asarray([0.25, 0.0]), np.asarray([0.25, 0.0], dtype="float32"), [0.25, 0.0])
+
+
+@pytest.mark.parametrize("rates", RATES, ids=["float64", "float32", "list"])
+def test_an_array_of_rates_of_dropout(rates):
+    model = few(hidden_layer_sizes=(6, 5), dropout=rates, warm_start=True)
+    for of in (model.fit(IRIS, SPECIES).fit(IRIS, SPECIES), clone(model).fit(IRIS, SPECIES).partial_fit(IRIS, SPECIES)):
+        assert [layer.dropout and layer.dropout.rate for layer in of.model_.layers] == [0.25, None, None]
+    with pytest.raises(ValueError, match=r"^MLP: 2 entries in dropout for 1 hidden layer: \[0.25, 0.0\]$"):
+        few(dropout=rates).fit(IRIS, SPECIES)
+    with pytest.raises(ValueError, match="one function to minimize"):
+        few(dropout=rates, solver="lbfgs").fit(IRIS, SPECIES)
+    one = few(dropout=np.float64(0.25)).fit(IRIS, SPECIES)
+    assert_same(one.coefs_[0], few(dropout=0.25).fit(IRIS, SPECIES).coefs_[0])
+
+
+JAX_32 = """
+import warnings
+import numpy as np
+import portnn
+from portnn.estimators import MLPClassifier
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message=".*max_iter.* are over")
+x = np.random.default_rng(0).normal(size=(60, 3))
+t = x @ [1.0, 2.0, 3.0] > 0.0
+options = {"hidden_layer_sizes": 5, "max_iter": 4, "random_state": 0}
+for solver in ("adam", "lbfgs"):
+    there = MLPClassifier(**options, solver=solver, backend="jax").fit(x, t)
+    here = MLPClassifier(**options, solver=solver).fit(x.astype("float32"), t)
+    apart = abs(there.predict_proba(x) - here.predict_proba(x.astype("float32"))).max()
+    print(there.model_.dtype, there.coefs_[0].dtype, there.predict_proba(x).dtype, apart < 1e-4)
+try:
+    MLPClassifier(**options, backend="jax", dtype="float64").fit(x, t)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_samples_in_float64_where_jax_has_none():
+    """They are trained on in float32, as JAX itself would; float64 is refused where it is asked for."""
+    pytest.importorskip("jax", reason="jax is not installed")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    done = subprocess.run([sys.executable, "-c", JAX_32], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    *trained, refused = done.stdout.splitlines()
+    assert trained == ["float32 float32 float32 True"] * 2
+    assert refused.startswith("jax on cpu:0 has no float64; enable jax_enable_x64 first: ")
+    assert refused.endswith("or use dtype='float32'")
+
+
+def test_columns_in_another_order_are_refused_as_by_scikit_learn():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(IRIS, columns=["a", "b", "c", "d"])
+    turned, renamed = frame[["b", "a", "c", "d"]], frame.rename(columns={"a": "e"})
+    for kind, y in (("MLPClassifier", TWO), ("MLPRegressor", COUNTS)):
+        models = [model.fit(frame, y) for model in pair(kind)]
+        for other in (turned, renamed):
+            said = []
+            for model in models:
+                for call in (
+                    model.predict,
+                    functools.partial(model.score, y=y),
+                    functools.partial(model.partial_fit, y=y),
+                ):
+                    with pytest.raises(ValueError, match="feature names should match") as caught:
+                        call(other)
+                    said.append(str(caught.value))
+            assert said[:3] == said[3:]
+        if kind == "MLPClassifier":
+            with pytest.raises(ValueError, match="feature names should match"):
+                models[1].predict_proba(turned)
+        with pytest.raises(ValueError, match=r"validation_data: .*feature names should match"):
+            clone(models[1]).set_params(validation_data=(turned, y)).fit(frame, y)
+
+
+def test_an_estimator_keeps_what_goes_on_and_no_history():
+    """What a fit that goes on needs is in the pickle: the optimizer's arrays, and not the lists of every epoch."""
+    b = ours.MLPClassifier(**WIDTH).fit(IRIS, TWO)
+    n = b.model_.n_params
+    assert {name: a.shape for name, a in b._optimizer.reached.arrays.items()} == {"m": (n,), "v": (n,)}
+    twin = pickle.loads(pickle.dumps(b))
+    assert not [a for a in vars(twin._optimizer).values() if isinstance(a, dict)]
+    assert_same(twin.partial_fit(IRIS, TWO).coefs_[0], b.partial_fit(IRIS, TWO).coefs_[0])
+
+
+def test_a_callback_that_leaves_nan_is_named():
+    def spoils(model, history):
+        if len(history["loss"]) == 3:
+            model.params = model.params * np.nan
+
+    with pytest.raises(ValueError, match=r"non-finite parameter weights.*\(fit: epoch 3: the callback spoils left NaN"):
+        few(callbacks=[spoils]).fit(IRIS, TWO)

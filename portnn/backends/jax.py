@@ -75,7 +75,7 @@ class JaxBackend(Backend):
         """Return the switch, which must be thrown before the first array is made."""
         return (
             'enable jax_enable_x64 first: jax.config.update("jax_enable_x64", True), '
-            "or JAX_ENABLE_X64=1 in the environment"
+            "or JAX_ENABLE_X64=1 in the environment, or use dtype='float32'"
         )
 
     def synchronize(self) -> None:

@@ -2,8 +2,8 @@
 
 ``python -m pip install "scikit-learn>=1.9"``. Everything works as in sklearn.neural_network, whose parameters come
 first and mean the same; with the same ``random_state`` the weights are the same, to rounding. What is more: any
-activation and loss, class weights, validation data, clipping, callbacks, float32 and float64, any backend, and arrays of
-CuPy, PyTorch or JAX in and out.
+activation and loss, class weights, validation data, clipping, callbacks, float32 and float64, any backend, and arrays
+of CuPy, PyTorch or JAX in and out.
 """
 
 try:

@@ -21,7 +21,7 @@ from portnn.errors import shown
 from portnn.estimators import samples
 from portnn.estimators.descent import Problem, descend
 from portnn.estimators.quasi_newton import minimize
-from portnn.estimators.watch import joined, listed
+from portnn.estimators.watch import joined
 from portnn.losses import Loss
 from portnn.mlp import MLP
 
@@ -130,7 +130,8 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         loss, ending, n_outputs = self._chosen_loss()
         sizes = [x.shape[1], *hidden, n_outputs]
         self._random_state = check_random_state(self.random_state)
-        dtype = self.dtype or ("float32" if "float32" in str(x.dtype) else "float64")
+        narrow = "float32" in str(x.dtype) or "float64" not in self._place(space).dtypes()
+        dtype = self.dtype or ("float32" if narrow else "float64")
         if first:
             self._start(sizes, ending, dtype, space)
         model = self._network(sizes, dtype, space)
@@ -172,7 +173,6 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
 
     def _refuse(self, incremental: bool) -> None:
         """Say which parameters do not go together."""
-        listed(self.callbacks)
         who, wanted = type(self).__name__, "use solver='adam' or 'sgd'"
         if incremental and self.early_stopping:
             message = "partial_fit does not support early_stopping=True: it makes one pass over the data"
@@ -223,15 +223,17 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             self.validation_scores_ = [] if scored else None
             self.best_validation_score_ = -numpy.inf if scored else None
 
+    def _place(self, space: Backend) -> Backend:
+        """Return the library and device of the network."""
+        asked = self.backend is not None or self.device is not None
+        return get_backend(space.name if self.backend is None else self.backend, self.device) if asked else space
+
     def _settings(self, sizes: list[int], dtype: str, space: Backend) -> dict[str, Any]:
         """Return the arguments of the network."""
-        given = {name: getattr(self, name) for name in ("dropout", "normalization", "residual")}
+        given = {name: _unpacked(getattr(self, name)) for name in ("dropout", "normalization", "residual")}
         extra = {name: value for name, value in given.items() if not _is_default(value)}
-        backend = space if self.backend is None and self.device is None else self.backend or space.name
-        return {
-            **{"sizes": sizes, "activation": self._activations(), "dtype": dtype},
-            **{"backend": backend, "device": self.device, **extra},
-        }
+        named = {"sizes": sizes, "activation": self._activations(), "dtype": dtype}
+        return {**named, "backend": self._place(space), **extra}
 
     def _made(self, sizes: list[int], dtype: str, space: Backend) -> MLP:
         if self.init is None:
@@ -246,7 +248,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             name, cure = type(self).__name__, "set warm_start=False and call fit to begin anew"
             raise ValueError(f"{name}: coefs_ has shapes {theirs}, the layers now are {sizes}; {cure}")
         settings = self._settings(sizes, dtype, space)
-        place = get_backend(settings["backend"], settings["device"])
+        place = settings["backend"]
         asked = {**settings, "backend": place.name, "device": place.device_name}
         model = self.__dict__.get("_model")
         if model is None or self.__dict__.get("_made_with") != asked:
@@ -364,6 +366,11 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
 
 def _same(a: Array, b: Array) -> bool:
     return a is b
+
+
+def _unpacked(value: Any) -> Any:
+    """Return an array as lists, which can be compared as a whole; all else as it is."""
+    return samples.to_numpy(value).tolist() if getattr(value, "shape", ()) else value
 
 
 def _is_default(value: Any) -> bool:

@@ -75,7 +75,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     backend, device
         Where the network is trained, see :class:`portnn.MLP`; None for where the samples are.
     dtype
-        ``"float32"`` or ``"float64"``; None for float32 if X is, else float64.
+        ``"float32"`` or ``"float64"``; None for float32 if X is, or where the device has no float64, as JAX has none
+        before ``jax_enable_x64`` is set; else float64.
     compile
         As in :func:`portnn.fit`.
     init
