@@ -1,21 +1,20 @@
 """A network for a table: from named columns of numbers and texts to a model file that knows them, and back to answers.
 
 This is what ``python -m portnn train`` and ``predict`` do. Numbers are standardized inside the model; a text becomes as
-many inputs as its column has categories, 1 for its own and 0 for the others. The names of columns, categories and
-classes are in the metadata of the file, under ``portnn.table``.
+many inputs as its column has categories, 1 for its own and 0 for the others. The file keeps the :class:`Schema`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy
 
-from portnn import model_file, random
+from portnn import random
 from portnn.callbacks import Callback, EarlyStopping
+from portnn.console import many
 from portnn.datasets.columns import Column, Table, column_names, find, read_columns
 from portnn.errors import FormatError, shown
 from portnn.evaluation import predict, predicted
@@ -24,42 +23,12 @@ from portnn.history import History
 from portnn.mlp import MLP
 from portnn.optimizers import Adam
 from portnn.scaling import Standardize
+from portnn.schema import KEY, Schema, check_range, known_targets, schema_of
 from portnn.training import fit
 
-KEY = "portnn.table"
-FORMAT = 1
 MIN_ROWS, ENOUGH = 10, 200  # to train at all, and to tell by a tenth of them when to stop
 MAX_CLASSES = 200
 FEW = 20  # whole numbers with at most so many different ones are taken for classes
-
-
-class Schema(NamedTuple):
-    """What a model knows of its table: the columns of its inputs, and the target with its classes, or None."""
-
-    columns: tuple[Column, ...]
-    target: str
-    classes: tuple[str, ...] | None
-
-    def inputs(self, table: Table) -> numpy.ndarray:
-        """Return ``(rows, n_inputs)``, float64: numbers as they are, texts as 0 and 1."""
-        parts = []
-        for column in self.columns:
-            values = table.column(column.name)[1][:, None]
-            if column.categories is not None:
-                values = (values == numpy.arange(len(column.categories))).astype("float64")
-            parts.append(values)
-        return numpy.concatenate(parts, axis=1)
-
-    @property
-    def n_inputs(self) -> int:
-        """The number of inputs of the network."""
-        return sum(1 if c.categories is None else len(c.categories) for c in self.columns)
-
-    def described(self) -> str:
-        """Return what the file keeps."""
-        columns = [{"name": c.name, "categories": c.categories} for c in self.columns]
-        known = {"format": FORMAT, "columns": columns, "target": self.target, "classes": self.classes}
-        return json.dumps(known, ensure_ascii=False)
 
 
 class Scores(NamedTuple):
@@ -151,8 +120,10 @@ def train(
         raise ValueError(f"the only column is the target {shown(target)}; there is nothing to predict it from")
     classes, targets = _targets(*table.column(target), task)
     schema = Schema(columns, target, classes)
-    training, test = _split(targets, classes is not None, test_fraction, seed)
-    x = schema.inputs(table)
+    if classes is None:
+        check_range(target, targets, dtype, training=True)
+    training, test = _split(targets, classes, test_fraction, seed)
+    x = schema.inputs(table, dtype, training=True)
     scaling = _scaling(schema, x[training], dtype)
 
     def network(**scalings: Any) -> MLP:
@@ -213,76 +184,47 @@ def save(trained: Trained, path: StrPath) -> None:
     trained.model.save(path, metadata={KEY: trained.schema.described()})
 
 
-def schema_of(path: StrPath) -> Schema | None:
-    """Return the schema in a model file, None for a model without one; FormatError if it is not what it should be."""
-    text = model_file.metadata(path).get(KEY)
-    if text is None:
-        return None
-    try:
-        known = json.loads(text)
-        if known["format"] > FORMAT:
-            raise FormatError(f"{shown(str(path))}: table format {known['format']} > {FORMAT}; update portnn")
-        columns = tuple(Column(c["name"], None if c["categories"] is None else _texts(c)) for c in known["columns"])
-        classes = None if known["classes"] is None else _texts({"categories": known["classes"]})
-        schema = Schema(columns, known["target"], classes)
-        if not columns or not all(isinstance(name, str) for name in (schema.target, *(c.name for c in columns))):
-            raise ValueError("names are missing")  # noqa: EM101
-    except FormatError:
-        raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise FormatError(f"{shown(str(path))}: {KEY} in the metadata is not that of a table: {error}") from error
-    return schema
-
-
 def apply(path: StrPath, table_path: StrPath, *, delimiter: str = "auto", header: bool = True, **where: Any) -> Any:
     """Return the schema in a model file, its answers for each row of a table, the targets if the table has them, ...
 
     ... why they were not understood if it has others, and the dtype of the model.
     """
-    schema = schema_of(path)
-    if schema is None:
-        raise FormatError(f"{shown(str(path))} knows no columns: it was not made by `python -m portnn train`")
     model = MLP.load(path, **where)
-    if model.sizes[0] != schema.n_inputs or model.sizes[-1] != len(schema.classes or "1") or model.members:
-        raise FormatError(f"{shown(str(path))}: the network {model.sizes} does not fit its table")
+    schema = _schema(path, model)
     options: dict[str, Any] = {"delimiter": delimiter, "header": header}
     targets, unknown = None, None
     if schema.target in column_names(table_path, **options):
         try:  # known targets are welcome, but nobody asked for them
-            targets = _known_targets(table_path, schema, options)
+            targets = known_targets(table_path, schema, options)
         except FormatError as error:
             unknown = str(error)
     table = read_columns(table_path, wanted=schema.columns, **options)
-    return schema, answers(model, schema, schema.inputs(table)), targets, unknown, model.dtype
+    return schema, answers(model, schema, schema.inputs(table, model.dtype)), targets, unknown, model.dtype
 
 
-def _known_targets(path: StrPath, schema: Schema, options: dict[str, Any]) -> numpy.ndarray:
-    """Return the labels or values of the target's column; classes that are numbers may be written otherwise."""
+def labelled(
+    path: StrPath, table_path: StrPath, model: MLP, *, target: str | None = None, **reading: Any
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return inputs and targets of each row of a table as ``model``, that of the file, was trained on them.
 
-    def read(classes: tuple[str, ...] | None) -> numpy.ndarray:
-        return read_columns(path, wanted=[Column(schema.target, classes)], **options).values[:, 0]
-
-    try:
-        return read(schema.classes)
-    except FormatError:
-        try:
-            numbers = [float(name) for name in schema.classes or ()]
-        except ValueError:
-            numbers = []
-        if not numbers or len(set(numbers)) < len(numbers):
-            raise
-        values = read(None)
-        labels = (values[:, None] == numpy.asarray(numbers)).argmax(axis=1)
-        if (numpy.asarray(numbers)[labels] != values).any():
-            raise  # the first message has the line
-        return labels.astype("float64")
+    ``target`` names their column where it is not that of the training. Targets are labels ``(rows,)``, int64, or values
+    ``(rows, 1)`` in the unit of the table.
+    """
+    schema = _schema(path, model)
+    schema = schema if target is None else schema._replace(target=target)
+    t = known_targets(table_path, schema, reading)
+    x = schema.inputs(read_columns(table_path, wanted=schema.columns, **reading), model.dtype)
+    return x.astype(model.dtype), t[:, None] if schema.classes is None else t.astype("int64")
 
 
-def _texts(entry: Any) -> tuple[str, ...]:
-    texts = entry["categories"]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError("categories are not a list of texts")  # noqa: EM101
-    return tuple(texts)
+def _schema(path: StrPath, model: MLP) -> Schema:
+    """Return the schema in a file, which must fit the model in it."""
+    schema = schema_of(path)
+    if schema is None:
+        raise FormatError(f"{shown(str(path))} knows no columns: it was not made by `python -m portnn train`")
+    if model.sizes[0] != schema.n_inputs or model.sizes[-1] != len(schema.classes or "1") or model.members:
+        raise FormatError(f"{shown(str(path))}: the network {model.sizes} does not fit its table")
+    return schema
 
 
 def _targets(column: Column, values: numpy.ndarray, task: str) -> tuple[tuple[str, ...] | None, numpy.ndarray]:
@@ -310,17 +252,23 @@ def _targets(column: Column, values: numpy.ndarray, task: str) -> tuple[tuple[st
     return texts, numpy.searchsorted(different, values)
 
 
-def _split(targets: numpy.ndarray, classes: bool, fraction: float, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _split(
+    targets: numpy.ndarray, classes: Sequence[str] | None, fraction: float, seed: int
+) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return the training and the test rows, of each class in proportion, as a pure function of the seed."""
     key = random.fold_in(random.key(random.check_seed(seed, "train")), random.Purpose.SPLIT)
     order = random.permutation(key, len(targets))
-    groups = [order[targets[order] == c] for c in numpy.unique(targets)] if classes else [order]
+    groups = [order] if classes is None else [order[targets[order] == c] for c in range(len(classes))]
     test = numpy.concatenate([rows[: round(fraction * len(rows))] for rows in groups])
     if fraction and not len(test):
         test = order[:1]
     training = numpy.setdiff1d(order, test)
-    if classes and len(numpy.unique(targets[training])) < len(groups):
-        raise ValueError(f"the test fraction {fraction:g} leaves no row of one class to train on")
+    for name, rows in zip(classes or (), groups, strict=False):
+        if len(rows) and not numpy.isin(rows, training).any():
+            raise ValueError(
+                f"the test fraction {fraction:g} leaves no row of the class {shown(name, 60)} to train on, which has "
+                f"{many(len(rows), 'row')} in all; lower it"
+            )
     if len(training) < 2:
         raise ValueError(f"the test fraction {fraction:g} leaves {len(training)} rows to train on")
     return training, numpy.sort(test)

@@ -564,7 +564,11 @@ SLIPS = [
     (("train", "--data", "same.csv", "--target", "b", "--drop", "b"), 2, "'b' is both the target and left out"),
     (("train", "--data", "nohead.csv", "--target", "1"), 2, "give them, or pass --no-header"),
     (("train", "--data", "far.csv", "--target", "b"), 2, "too little for float32: pass --dtype float64, or subtract"),
-    (("train", "--data", "one.csv", "--target", "b", "--test-fraction", "0.95"), 2, "leaves no row of one class"),
+    (
+        ("train", "--data", "one.csv", "--target", "b", "--test-fraction", "0.95"),
+        2,
+        "leaves no row of the class 'x' to train on, which has 5 rows in",
+    ),
     (("train", "--data", "ids.csv", "--target", "b"), 2, "which a network cannot use; leave it out (--drop)"),
     ((*TRAIN, "--task", "regression"), 2, "the target 'species' holds texts, such as 'setosa'; regression wants"),
     ((*TRAIN, "--hidden", "6x"), 2, "argument --hidden: '6x' is not a list of widths such as 64,64, or none"),
@@ -743,6 +747,131 @@ def test_on_a_terminal_names_are_no_markup(monkeypatch, capsys):
     assert "size [kg]" in out
     assert "k[/x]" in out
     assert "a\N{REPLACEMENT CHARACTER}b" in out
+
+
+# -- compare, with a model that knows its table -----------------------------------------------------------------------
+
+
+def compared(capsys, model, data, *options):
+    """Return what the command prints, which must have found agreement."""
+    assert run("compare", model, "--backends", "numpy", "--data", data, "--steps", "0", *options) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines()[-1] == "They agree."
+    return out
+
+
+def test_compare_reads_a_table_as_predict_does(here, capsys, tmp_path):
+    """Columns by their names, wherever they stand, texts as zeros and ones, classes by their names."""
+    flowers, mixed = pandas.read_csv("iris.csv"), pandas.read_csv("mixed.csv")
+    assert run("train", "--data", "iris.csv", "--target", "species", "--epochs", "2", "--save", tmp_path / "i.st") == 0
+    assert run("train", "--data", "mixed.csv", "--target", "price", "--epochs", "2", "--save", tmp_path / "m.st") == 0
+    capsys.readouterr()
+    model = portnn.MLP.load(tmp_path / "i.st")
+    x = flowers.drop(columns="species").to_numpy("float32")
+    t = flowers.species.astype("category").cat.codes.to_numpy("int64")
+    found = str(portnn.testing.compare_backends(model, x, t, ["numpy"], steps=0))
+    out = compared(capsys, tmp_path / "i.st", "iris.csv")
+    assert out.splitlines()[0].endswith(": 150 samples, cross_entropy")
+    assert found in out
+    flowers[flowers.columns[::-1]].to_csv(tmp_path / "turned.csv", index=False, sep=";")
+    assert found in compared(capsys, tmp_path / "i.st", tmp_path / "turned.csv")
+    flowers.rename(columns={"species": "kind"}).to_csv(tmp_path / "renamed.csv", index=False)
+    assert found in compared(capsys, tmp_path / "i.st", tmp_path / "renamed.csv", "--target", "kind")
+
+    model, x = portnn.MLP.load(tmp_path / "m.st"), pandas.get_dummies(mixed.drop(columns="price"), dtype=float)
+    wanted = ["color_blue", "color_green", "color_red", "weight", "shop_North", 'shop_the "old" one, east', "code"]
+    x, t = x[wanted].to_numpy("float32")[:256], mixed.price.to_numpy()[:256, None]
+    found = str(portnn.testing.compare_backends(model, x, t, ["numpy"], loss="mse", steps=0))
+    out = compared(capsys, tmp_path / "m.st", "mixed.csv")
+    assert out.splitlines()[0].endswith(": 256 samples, mse")
+    assert found in out
+
+
+def test_compare_says_what_a_table_lacks(here, capsys, tmp_path):
+    assert run("train", "--data", "iris.csv", "--target", "species", "--epochs", "2", "--save", tmp_path / "i.st") == 0
+    table = pandas.read_csv("iris.csv")
+    table.drop(columns="species").to_csv(tmp_path / "no_target.csv", index=False)
+    table.drop(columns="sepal_width").to_csv(tmp_path / "no_input.csv", index=False)
+    table.replace("setosa", "rose").to_csv(tmp_path / "other.csv", index=False)
+    table.to_csv(tmp_path / "bare.csv", index=False, header=False)
+    capsys.readouterr()
+    for name, message in (
+        ("no_target.csv", "there is no column 'species'"),
+        ("no_input.csv", "there is no column 'sepal_width'"),
+        ("other.csv", "rose"),
+        ("bare.csv", "there is no column 'species'"),
+    ):
+        command = ("compare", tmp_path / "i.st", "--backends", "numpy", "--data", tmp_path / name)
+        assert run(*command) == 2, name
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert message in err
+
+
+def test_compare_reads_a_table_without_names(tmp_path, capsys):
+    (tmp_path / "bare.csv").write_text("1.5;small\n7.5;large\n" * 20)
+    train = ("train", "--data", tmp_path / "bare.csv", "--target", "2", "--no-header", "--epochs", "2")
+    assert run(*train, "--save", tmp_path / "m.st") == 0
+    capsys.readouterr()
+    assert ": 40 samples, cross" in compared(capsys, tmp_path / "m.st", tmp_path / "bare.csv", "--no-header")
+    (tmp_path / "plain.csv").write_text("1;0.5\n0;0.25\n" * 4)
+    portnn.MLP([1, 2]).save(tmp_path / "p.st")
+    options = ("--no-header", "--delimiter", ";")
+    assert ": 8 samples, cross" in compared(capsys, tmp_path / "p.st", tmp_path / "plain.csv", *options)
+
+
+# -- numbers beyond what can be computed with -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "options", "message"),
+    [
+        ("1e300", "1", (), "column 'size' holds 1e+300, too large for float32 (1e+38 at most): divide it before"),
+        (
+            "-1e39",
+            "1",
+            (),
+            "column 'size' holds -1e+39, too large for float32 (1e+38 at most): pass --dtype float64, or",
+        ),
+        (
+            "1e300",
+            "1",
+            ("--dtype", "float64"),
+            "'size' holds 1e+300, too large for float64 (1e+140 at most): divide it",
+        ),
+        ("1", "1e300", (), "column 'value' holds 1e+300, too large for float32 (1e+38 at most): divide it before"),
+        ("1", "-1e200", ("--dtype", "float64"), "column 'value' holds -1e+200, too large for float64 (1e+140 at most)"),
+    ],
+)
+def test_numbers_that_are_too_large_get_a_sentence(tmp_path, capsys, size, value, options, message):
+    rows = "".join(f"{k},{k * k % 7}.5\n" for k in range(30))
+    (tmp_path / "t.csv").write_text(f"size,value\n{rows}{size},{value}\n")
+    train = ("train", "--data", tmp_path / "t.csv", "--target", "value", "--task", "regression", "--epochs", "2")
+    assert run(*train, *options) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("portnn train: ")
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e37), ("float64", 1e139)])
+def test_large_numbers_that_are_not_too_large_are_learned(tmp_path, capsys, dtype, scale):
+    table = "".join(f"{k * scale / 60},{(3 * k - 40) * scale / 200}\n" for k in range(60))
+    (tmp_path / "t.csv").write_text(f"size,value\n{table}")
+    trained = tabular.train(tmp_path / "t.csv", "value", hidden=(), dtype=dtype, epochs=300, learning_rate=0.03)
+    assert trained.scores.score > 0.99
+    tabular.save(trained, tmp_path / "m.st")
+    (tmp_path / "new.csv").write_text("size\n1\n1e300\n")
+    assert run("predict", "--model", tmp_path / "m.st", "--data", tmp_path / "new.csv") == 2
+    err = capsys.readouterr().err
+    assert f"column 'size' holds 1e+300, too large for {dtype} (" in err
+    assert err.endswith("nothing that the model was trained on was so large\n")
+    (tmp_path / "new.csv").write_text("size,value\n1,1e300\n")
+    assert run("predict", "--model", tmp_path / "m.st", "--data", tmp_path / "new.csv") == 0
+    assert "not compared with the column 'value': column 'value' holds 1e+300, too large" in capsys.readouterr().err
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"

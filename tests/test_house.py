@@ -42,7 +42,7 @@ ROOMS = (
     *("feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
     *("evaluation", "diagnosis", "step", "training"),  # the loop
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
-    *("tabular", "console"),  # what the command line is made of
+    *("console", "schema", "tabular"),  # what the command line is made of
     *("__init__", "commands", "__main__"),
 )
 

@@ -65,11 +65,16 @@ def describe(path: str) -> int:
 def compare(options: argparse.Namespace) -> int:
     """Print the errors of each backend, layer by layer, and where they part in training; 1 if they do not agree."""
     model = portnn.MLP.load(options.model, dtype=options.dtype)
+    reading = {"delimiter": options.delimiter, "header": options.header}
     if options.data.endswith(".safetensors"):
         x, targets = datasets.read_safetensors(options.data)
+    elif tabular.schema_of(options.model) is not None:  # it knows its columns, as predict does
+        x, targets = tabular.labelled(options.model, options.data, model, target=options.target, **reading)
     else:
-        column = int(options.target) if options.target.lstrip("-").isdigit() else options.target
-        x, targets = datasets.read_csv(options.data, target=column, dtype=model.dtype)  # type: ignore[assignment]
+        target = options.target or "0"
+        column = int(target) if target.lstrip("-").isdigit() else target
+        reading = {"delimiter": reading["delimiter"].replace("auto", ","), "header": reading["header"] and "auto"}
+        x, targets = datasets.read_csv(options.data, target=column, dtype=model.dtype, **reading)  # type: ignore
     samples = check_count("compare_backends", "samples", options.samples)
     x, t = x[:samples], targets[:samples]
     if x.dtype.kind in "iu":  # images are stored as bytes, networks see [0, 1]

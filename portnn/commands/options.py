@@ -64,8 +64,8 @@ def parser() -> Parser:
     command = commands.add_parser("compare", help="do array libraries compute the same numbers with a model?")
     command.add_argument("model", metavar="MODEL", help="a file that MLP.save wrote")
     command.add_argument("--backends", required=True, metavar="A,B", help="such as numpy,cupy,torch:cuda")
-    command.add_argument("--data", required=True, metavar="FILE", help="a table (CSV, plain or gzip) or safetensors")
-    command.add_argument("--target", default="0", metavar="COLUMN", help="target column of a table: position or name")
+    _reading_options(command, "a table (CSV, plain or gzip) or safetensors")
+    command.add_argument("--target", metavar="COLUMN", help=_TARGET)
     command.add_argument("--loss", choices=LOSSES, help="by default cross_entropy for labels, else mse")
     command.add_argument("--samples", type=int, default=256, metavar="N", help="use the first N samples (256)")
     command.add_argument("--steps", type=int, default=20, metavar="K", help="training steps to follow (20; 0: none)")
@@ -78,17 +78,20 @@ def parser() -> Parser:
     return parser
 
 
+_TARGET = "target column of a table: position or name (0; that of the training if the model knows it)"
 _TASK = "auto: classes if the target holds texts, or whole numbers with few different ones"
 
 
 def _table_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--data", required=True, metavar="FILE", help="a table with the names of its columns in line 1"
-    )
-    command.add_argument("--delimiter", default="auto", metavar="C", help="one of , ; tab | (what line 1 has most of)")
-    command.add_argument("--no-header", dest="header", action="store_false", help="columns are called 1, 2, ...")
+    _reading_options(command, "a table with the names of its columns in line 1")
     command.add_argument("--backend", default="numpy", help="numpy, torch, jax, cupy (numpy)")
     command.add_argument("--device", help="cpu, cuda:0, ... (the library's own)")
+
+
+def _reading_options(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--data", required=True, metavar="FILE", help=what)
+    command.add_argument("--delimiter", default="auto", metavar="C", help="one of , ; tab | (what line 1 has most of)")
+    command.add_argument("--no-header", dest="header", action="store_false", help="columns are called 1, 2, ...")
 
 
 def _widths(text: str) -> tuple[int, ...]:
