@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_same, assert_within
 
-from portnn import MLP, FormatError, Rescale, Standardize
+from portnn import MLP, SGD, FormatError, Rescale, Standardize, fit
 from portnn.exchange import from_keras, from_sklearn, from_torch, to_keras, to_sklearn, to_torch
 from portnn.storage import read_safetensors_file, write_safetensors_file
 
@@ -151,9 +151,14 @@ def test_eleven_layers_are_in_the_order_of_their_numbers():
 
 def test_part_of_a_larger_network():
     first = {"conv": nn.Conv2d(1, 1, 3), "norm": nn.BatchNorm1d(9)}
-    net = nn.Sequential(OrderedDict(**first, a=nn.Linear(9, 4), b=nn.Linear(4, 2)))
-    model = from_torch(net.state_dict(), "relu", names=["a", "b"])
-    assert_same(model.weights[1], net.b.weight.detach().numpy().T)
+    state = nn.Sequential(OrderedDict(**first, a=nn.Linear(9, 4), b=nn.Linear(4, 2))).state_dict()
+    with pytest.raises(
+        ValueError, match=r"^from_torch: names leaves out 'norm', which has a vector of weights, as a norm"
+    ):
+        from_torch(state, "relu", names=["a", "b"])
+    state = {key: tensor for key, tensor in state.items() if not key.startswith("norm.")}
+    model = from_torch(state, "relu", names=["a", "b"])
+    assert_same(model.weights[1], state["b.weight"].numpy().T)
 
 
 def test_parameters_that_require_a_gradient_are_taken_and_left_alone():
@@ -184,6 +189,96 @@ def test_safetensors_both_ways(tmp_path, dtype):
     save_file(to_torch(model.to(backend="torch")), tmp_path / "again.safetensors")  # wants contiguous tensors
     with pytest.raises(FormatError):
         MLP.load(tmp_path / "theirs.safetensors")
+
+
+@pytest.fixture
+def normalized():
+    """Return a function that makes a network of torch with normalizations whose numbers are off their start."""
+
+    def make(dtype="float32", bias=True):
+        torch.manual_seed(3)
+        of = {"dtype": getattr(torch, dtype)}
+        first = nn.Sequential(nn.Linear(8, 7, bias=bias, **of), nn.BatchNorm1d(7, **of), nn.Tanh())
+        second = nn.Sequential(
+            nn.Linear(7, 6, **of), nn.LayerNorm(6, **of), nn.GELU(), nn.Linear(6, 5, **of), nn.ReLU()
+        )
+        third = nn.Sequential(nn.Linear(5, 4, **of), nn.Dropout(0.0), nn.BatchNorm1d(4, **of), nn.Linear(4, 3, **of))
+        net = nn.Sequential(first, second, third)
+        with torch.no_grad():
+            for name, a in net.state_dict().items():
+                if "running" in name or (a.ndim == 1 and not name.endswith("batches_tracked")):
+                    a.copy_(torch.rand_like(a) + 0.5)
+        return net.eval()
+
+    return make
+
+
+KINDS = {"normalization": ["batch", "layer", None, "batch"]}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_normalizations_there_and_back(normalized, dtype, bias):
+    net, sizes = normalized(dtype, bias), [8, 7, 6, 5, 4, 3]
+    model = from_torch(net)
+    activation = ["tanh", "gelu", "relu", "identity", "identity"]
+    whole = MLP(sizes, activation=activation, dtype=dtype, bias=[bias, True, True, True, True], **KINDS)
+    assert repr(model) == repr(whole)
+    assert model.n_params == sum(p.numel() for p in net.parameters())
+    x = rng.normal(size=(40, 8)).astype(dtype)
+    assert_alike(model(x), predicted(net, x), sizes, dtype)
+    theirs = {key: a for key, a in net.state_dict().items() if not key.endswith("batches_tracked")}
+    names = list(dict.fromkeys(key.rpartition(".")[0] for key in theirs))
+    state = to_torch(model.to(backend="torch"), names)
+    assert list(state) == list(theirs)
+    assert all(torch.equal(state[key], a) and state[key].is_contiguous() for key, a in theirs.items())
+    fresh = normalized(dtype, bias)
+    for a in fresh.parameters():
+        nn.init.zeros_(a)
+    assert fresh.load_state_dict(state).missing_keys == []  # torch counts the batches from 0, then
+    assert_same(predicted(fresh, x), predicted(net, x))
+    host = {key: a.numpy() for key, a in sorted(net.state_dict().items())}
+    named = from_torch(host, activation, names=names)
+    assert_same(named.params, model.params)
+    assert_same(named.running, model.running)
+
+
+@pytest.mark.parametrize("kind", ["layer", "batch"])
+def test_normalizations_in_the_places_of_a_sequential(kind):
+    model = MLP([5, 4, 3, 2], activation="tanh", seed=3, normalization=kind)
+    state = to_torch(model.to(backend="torch"))
+    norm = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}[kind]
+    net = nn.Sequential(
+        *(m for n, k in ((5, 4), (4, 3)) for m in (nn.Linear(n, k), norm(k), nn.Tanh())), nn.Linear(3, 2)
+    )
+    net.load_state_dict(state)
+    assert_same(from_torch(net).params, model.params)
+    again = from_torch(dict(sorted(to_torch(model).items())), "tanh")
+    assert_same(again.params, model.params)
+    assert repr(again) == repr(model)
+    state["1.bias"][...] = 7.0  # a copy
+    assert not (model.shifts[0] == 7.0).any()
+
+
+def test_normalizations_train_on_as_in_torch(normalized):
+    """Three steps of the whole batch: the forward pass by its statistics, its derivative and the running ones."""
+    net = normalized("float64")
+    x, t = rng.normal(size=(40, 8)), rng.normal(size=(40, 3))
+    model = from_torch(net)
+    fit(model, x, t, loss="mse", optimizer=SGD(0.05), epochs=3, batch_size=40, shuffle=False, progress=False)
+    optimizer, losses = torch.optim.SGD(net.train().parameters(), 0.05), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(net(torch.asarray(x)), torch.asarray(t))
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+    trained = from_torch(net.eval())
+    bar = tolerances.BARS["sgd"]["float64"]
+    assert_within(model.params, trained.params, bar)
+    assert_within(model.running, trained.running, bar)
+    assert not np.array_equal(model.running, from_torch(normalized("float64")).running)
+    assert_within(model(x), predicted(net, x), 10 * bar)
 
 
 def other(key, value):
@@ -235,7 +330,7 @@ REFUSED = {
     "a normalization": (
         lambda: from_torch(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict(), "relu"),
         ValueError,
-        "'1.running_mean' is not the weight or bias of a Linear layer; say which layers to take",
+        "^from_torch: 1 stands behind the last layer, portnn normalizes hidden layers only$",
     ),
     "half precision": (
         lambda: from_torch(sequential([3, 4, 2]).half(), "relu"),
@@ -278,7 +373,114 @@ REFUSED = {
     ),
     "a module with code": (lambda: from_torch(Net()), TypeError, "only the code of Net knows the order of its layers"),
     "a softmax": (no_such(nn.Softmax(-1)), ValueError, "module '1' is a Softmax, expected Linear, .* leave a softmax"),
-    "layer norm": (no_such(nn.LayerNorm(4)), ValueError, "module '1' is a LayerNorm, expected Linear"),
+    "a norm of groups": (
+        no_such(nn.GroupNorm(2, 4)),
+        ValueError,
+        "module '1' is a GroupNorm, expected Linear, LayerNorm",
+    ),
+    "a root mean square": (
+        no_such(nn.RMSNorm(4)),
+        ValueError,
+        "module '1' is a RMSNorm, expected Linear, LayerNorm, Ba",
+    ),
+    "images": (
+        no_such(nn.BatchNorm2d(4)),
+        ValueError,
+        "module '1' is a BatchNorm2d, expected Linear, LayerNorm, Batch",
+    ),
+    "a norm at the end": (
+        no_such(nn.LayerNorm(4)),
+        ValueError,
+        "1 stands behind the last layer, portnn normalizes hid",
+    ),
+    "a late norm": (
+        no_such(nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 2)),
+        ValueError,
+        "module '2' is a LayerNorm that does not stand directly behind a Linear layer, before its activation",
+    ),
+    "an early norm": (
+        lambda: from_torch(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))),
+        ValueError,
+        "module '0' is a BatchNorm1d that does not stand directly behind a Linear layer",
+    ),
+    "two norms": (
+        no_such(nn.LayerNorm(4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        ValueError,
+        "^from_torch: '2' normalizes what 1 has normalized already$",
+    ),
+    "eps of a layer": (
+        no_such(nn.LayerNorm(4, eps=1e-6), nn.Linear(4, 2)),
+        ValueError,
+        "^from_torch: module '1' is a LayerNorm with eps=1e-06, portnn's has 1e-05$",
+    ),
+    "eps of a batch, the activation being given": (
+        lambda: from_torch(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=1e-3), nn.Linear(4, 2)), "relu"),
+        ValueError,
+        "^from_torch: module '1' is a BatchNorm1d with eps=0.001, portnn's has 1e-05$",
+    ),
+    "momentum": (
+        no_such(nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 2)),
+        ValueError,
+        "with momentum=None, portnn's ",
+    ),
+    "no statistics": (
+        no_such(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)),
+        ValueError,
+        "module '1' is a BatchNorm1d with track_running_stats=False, portnn's has True",
+    ),
+    "no gain": (
+        no_such(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)),
+        ValueError,
+        "with affine=False, portnn's has",
+    ),
+    "no gain either": (
+        no_such(nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2)),
+        ValueError,
+        "is a LayerNorm with elementwise_affine=False, portnn's has True",
+    ),
+    "no shift": (
+        no_such(nn.LayerNorm(4, bias=False), nn.Linear(4, 2)),
+        ValueError,
+        "LayerNorm with bias=False, portnn's",
+    ),
+    "two axes": (
+        no_such(nn.LayerNorm((2, 4)), nn.Linear(4, 2)),
+        ValueError,
+        "is a LayerNorm with axes=2, portnn's has 1",
+    ),
+    "a slope of each unit": (
+        lambda: from_torch(nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)).state_dict(), "relu"),
+        ValueError,
+        "'1' has weight and no bias: it is neither LayerNorm nor BatchNorm1d as portnn has them",
+    ),
+    "a norm of another width": (
+        lambda: from_torch(
+            nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(5), nn.Linear(4, 2)).state_dict(), "relu", names=["0", "1", "2"]
+        ),
+        ValueError,
+        r"^from_torch: 1 has shape \(5,\), 0 before it gives 4$",
+    ),
+    "a negative variance": (
+        lambda: from_torch(
+            {
+                **nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).state_dict(),
+                "1.running_var": -torch.ones(4),
+            },
+            "relu",
+        ),
+        ValueError,
+        "^from_torch: the running variance of 1 is negative or NaN in places$",
+    ),
+    "residuals to torch": (
+        lambda: to_torch(MLP([2, 2, 1], residual=True)),
+        ValueError,
+        "the model has residuals, which",
+    ),
+    "too few names with norms": (
+        lambda: to_torch(MLP([3, 4, 2], normalization="layer"), ["a", "b"]),
+        ValueError,
+        r"names must be 3 texts that differ, one for each layer and each normalization behind it, got \['a', 'b'\]",
+    ),
     "two in a row": (no_such(nn.ReLU(), nn.Tanh()), ValueError, "module '2' is a Tanh, which does not follow a Linear"),
     "a sharper softplus": (no_such(nn.Softplus(2.0)), ValueError, "is a Softplus with options that portnn does not"),
     "a late flatten": (no_such(nn.Flatten()), ValueError, "module '1' is a Flatten, expected Linear"),

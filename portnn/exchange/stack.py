@@ -17,22 +17,49 @@ from portnn.mlp import MLP
 from portnn.scaling import Scaling
 
 
+class Norm(NamedTuple):
+    """A normalization as it came, ``(out_features,)`` each; that of a batch has running mean and variance, too."""
+
+    name: str
+    gain: numpy.ndarray
+    shift: numpy.ndarray
+    mean: numpy.ndarray | None = None
+    variance: numpy.ndarray | None = None
+
+
 class Given(NamedTuple):
-    """One layer as it came: ``weight`` is (in_features, out_features), and ``name`` is what an error calls it."""
+    """One layer as it came: ``weight`` is (in_features, out_features), and ``name`` is what an error calls it.
+
+    ``norm`` stands between the layer and its activation.
+    """
 
     name: str
     weight: numpy.ndarray
     bias: numpy.ndarray | None
+    norm: Norm | None = None
+
+    @property
+    def params(self) -> list[numpy.ndarray]:
+        """Its arrays in the order of the flat vector."""
+        of_norm = [] if self.norm is None else [self.norm.gain, self.norm.shift]
+        return [a for a in (self.weight, self.bias, *of_norm) if a is not None]
+
+    @property
+    def running(self) -> list[numpy.ndarray]:
+        """Its arrays in the order of the running statistics."""
+        return [] if self.norm is None else [a for a in (self.norm.mean, self.norm.variance) if a is not None]
 
 
-def check_single(model: MLP, who: str) -> None:
-    """Raise ValueError where a list of weights cannot hold the model."""
+def check_single(model: MLP, who: str, *, norms: bool = False) -> None:
+    """Raise ValueError where a list of weights, which may hold normalizations if ``norms``, cannot hold the model."""
     if model.members is not None:
         raise ValueError(f"{who}: the model has {model.members} members, expected a single network; pass model[i]")
-    if has_parts(model.layers):
+    layers = tuple(layer._replace(normalization=None) for layer in model.layers) if norms else model.layers
+    if has_parts(layers):
+        what = "residuals" if norms else "normalizations or residuals"
         raise ValueError(
-            f"{who}: the model has normalizations or residuals, which a list of weights and biases cannot hold; write "
-            "it with model.save or portnn.onnx.to_onnx"
+            f"{who}: the model has {what}, which a list of weights and biases cannot hold; write it with model.save or "
+            "portnn.onnx.to_onnx"
         )
     scalings = {"inputs": model.layers[0].before, "outputs": model.layers[-1].after}
     there = [f"{name}={type(scaling).__name__}" for name, scaling in scalings.items() if scaling is not None]
@@ -67,12 +94,23 @@ def stacked(
     outputs: Scaling | None,
 ) -> MLP:
     """Return the model, after every shape and dtype has been looked at."""
-    dtypes = sorted({a.dtype.name for layer in layers for a in (layer.weight, layer.bias) if a is not None})
+    dtypes = sorted({a.dtype.name for layer in layers for a in (*layer.params, *layer.running)})
     if len(dtypes) > 1:
         raise ValueError(f"{who}: the arrays have dtypes {' and '.join(dtypes)}, expected one of them for all")
-    for name, weight, bias in layers:
+    for name, weight, bias, norm in layers:
         if bias is not None and bias.shape != weight.shape[1:]:
             raise ValueError(f"{who}: the bias of {name} has shape {bias.shape}, its weight gives {weight.shape[1]}")
+        if norm is None:
+            continue
+        for a in norm[1:]:
+            if a is not None and a.shape != weight.shape[1:]:
+                raise ValueError(f"{who}: {norm.name} has shape {a.shape}, {name} before it gives {weight.shape[1]}")
+        if norm.variance is not None and not (norm.variance >= 0.0).all():
+            raise ValueError(f"{who}: the running variance of {norm.name} is negative or NaN in places")
+    if layers[-1].norm is not None:
+        raise ValueError(
+            f"{who}: {layers[-1].norm.name} stands behind the last layer, portnn normalizes hidden layers only"
+        )
     for before, after in itertools.pairwise(layers):
         if before.weight.shape[1] != after.weight.shape[0]:
             raise ValueError(
@@ -89,8 +127,14 @@ def stacked(
         device=device,
         inputs=inputs,
         outputs=outputs,
+        normalization=[_kind(layer.norm) for layer in layers[:-1]],
     )
-    pieces = [a.reshape(-1) for layer in layers for a in (layer.weight, layer.bias) if a is not None]
-    model.params = numpy.concatenate(pieces)
+    model.params = numpy.concatenate([a.reshape(-1) for layer in layers for a in layer.params])
+    if running := [a for layer in layers for a in layer.running]:
+        model.running = numpy.concatenate(running)
     model.check_finite(who)
     return model
+
+
+def _kind(norm: Norm | None) -> str | None:
+    return None if norm is None else "layer" if norm.mean is None else "batch"
