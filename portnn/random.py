@@ -15,7 +15,6 @@ from __future__ import annotations
 import enum
 import functools
 import math
-import numbers
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -275,55 +274,10 @@ def normal(
         return xp.reshape(z, shape)
 
 
-def mask(base: Key, keep: float, shape: int | Sequence[int], *, backend: Any = HOST, device: Any = None) -> Array:
-    """Return an array of bool of which each entry is True with probability ``keep``: for dropout.
-
-    Entry i, row by row, depends on the key and on i alone. Twenty integer operations an entry: key and counter go
-    through the mixing hash triple32 (C. Wellons, "Prospecting for hash functions", nullprogram.com, 2018), which is
-    a third of the work of Threefry. Not for cryptography.
-
-    Parameters
-    ----------
-    base
-        The key; a new one for every step and layer, by :func:`fold_in`.
-    keep
-        In [2**-32, 1]; the probability is rounded to a multiple of 2**-32.
-    shape
-        A length, or one number per axis; at most 2**31 - 1 entries.
-
-    Examples
-    --------
-    >>> kept = mask(key(1), 0.9, (100, 100))
-    >>> kept.dtype, bool(abs(kept.mean() - 0.9) < 0.01)
-    (dtype('bool'), True)
-
-    """
-    if isinstance(keep, bool) or not isinstance(keep, numbers.Real) or not 2.0**-32 <= keep <= 1.0:
-        raise ValueError(f"random.mask: keep must be a number in [2**-32, 1], got {shown(keep)}")
-    there, base, shape = get_backend(backend, device), _key(base, "mask"), _shape(shape, "mask")
-    xp = there.xp
-    with there.scope():
-        word = _mixed(base, xp.arange(math.prod(shape), dtype=xp.int32, device=there.device))
-        return xp.reshape(word <= round(float(keep) * 2**32) - 2**31 - 1, shape)
-
-
 def _blocks(base: Key, n: int, there: Backend) -> tuple[Array, Array]:
     """Return the two words of blocks 0 .. n - 1."""
     counter = there.xp.arange(n, dtype=there.xp.int32, device=there.device)
     return threefry2x32(base, there.xp.zeros_like(counter), counter)
-
-
-def _mixed(base: Key, counter: Array) -> Array:
-    """Return a word for each counter: triple32, with the second word of the key let in after the first product.
-
-    It is first mixed with the first word: keys that shared it would give the same words in another order.
-    """
-    k0, k1 = map(_word, base)
-    x = counter ^ k0
-    x = (x ^ _shifted(x, 17)) * _word(0xED5AD4BB) ^ _word(k1 ^ (k0 * _word(0x9E3779B9)))
-    x = (x ^ _shifted(x, 11)) * _word(0xAC4C1B51)
-    x = (x ^ _shifted(x, 15)) * _word(0x31848BAB)
-    return x ^ _shifted(x, 14)
 
 
 def _shifted(x: Array, bits: int) -> Array:

@@ -70,7 +70,6 @@ DRAWS = {
     "uniform-float64": lambda base, n, **there: random.uniform(base, n, dtype="float64", **there),
     "normal-float32": lambda base, n, **there: random.normal(base, n, dtype="float32", **there),
     "normal-float64": lambda base, n, **there: random.normal(base, n, dtype="float64", **there),
-    "mask": lambda base, n, **there: random.mask(base, 0.7, n, **there),
 }
 BY_INDEX = {name: draw for name, draw in DRAWS.items() if name != "permutation"}
 
@@ -115,15 +114,15 @@ def test_keys_and_counters_of_jax():
     jax = pytest.importorskip("jax", reason="jax is not installed")
     data = jax.random.key_data(jax.random.fold_in(jax.random.key(9), 1))  # uint32
     base = tuple(data.tolist())
-    masks = jax.jit(lambda base: random.mask(base, 0.7, 50, backend="jax"))
-    assert_same(np.asarray(masks(data)), random.mask(base, 0.7, 50))
+    words = jax.jit(lambda base: random.words(base, 50, backend="jax"))
+    assert_same(np.asarray(words(data)), random.words(base, 50))
     assert [int(w[0]) for w in jax.jit(lambda step: random.fold_in((0, 5), step))(7)] == signed(
         *random.fold_in((0, 5), 7)
     ).tolist()
     _, steps = jax.lax.scan(
-        lambda c, i: (c, random.mask(random.fold_in((0, 5), i), 0.5, 20, backend="jax")), 0, jax.numpy.arange(4)
+        lambda c, i: (c, random.words(random.fold_in((0, 5), i), 20, backend="jax")), 0, jax.numpy.arange(4)
     )
-    assert_same(np.asarray(steps), np.stack([random.mask(random.fold_in((0, 5), i), 0.5, 20) for i in range(4)]))
+    assert_same(np.asarray(steps), np.stack([random.words(random.fold_in((0, 5), i), 20) for i in range(4)]))
 
 
 @pytest.mark.parametrize(
@@ -133,8 +132,8 @@ def test_keys_and_counters_of_jax():
         (lambda: random.fold_in((0, 5), 2**32), ValueError, "fold_in: number must be in"),
         (lambda: random.words((1, 2, 3), 3), TypeError, r"words: expected a key, two 32-bit words .* got \(1, 2, 3\)"),
         (lambda: random.words((0, 2**40), 3), TypeError, "words: expected a key"),
-        (lambda: random.mask((0, 0.5), 0.5, 3), TypeError, "mask: expected a key"),
-        (lambda: random.mask((0, True), 0.5, 3), TypeError, "mask: expected a key"),
+        (lambda: random.words((0, 0.5), 3), TypeError, "words: expected a key"),
+        (lambda: random.words((0, True), 3), TypeError, "words: expected a key"),
         (lambda: random.normal((0, np.zeros(2, dtype=np.int32)), 3), TypeError, "normal: expected a key"),
         (lambda: random.uniform(5, 3), TypeError, "uniform: expected a key, .* got 5"),
         (lambda: random.permutation("ab", 3), TypeError, "permutation: expected a key"),
@@ -151,9 +150,9 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(call, error, message):
         call()
 
 
-def test_lengths_and_probabilities_may_be_numbers_of_numpy():
+def test_lengths_may_be_numbers_of_numpy():
     assert random.uniform((0, 1), np.asarray([2, 3])).shape == (2, 3)
-    assert_same(random.mask((0, 1), np.float32(0.5), np.int64(9)), random.mask((0, 1), 0.5, 9))
+    assert_same(random.words((0, 1), np.int64(9)), random.words((0, 1), 9))
 
 
 JITTED = """
@@ -193,7 +192,7 @@ def test_number_i_depends_on_the_key_and_on_i_alone(name):
         assert_same(BY_INDEX[name]((3, 4), n), whole[:n])
 
 
-@pytest.mark.parametrize("draw", [random.uniform, random.normal, lambda k, shape: random.mask(k, 0.5, shape)])
+@pytest.mark.parametrize("draw", [random.uniform, random.normal])
 def test_shapes_are_filled_row_by_row(library, draw):
     here = draw((5, 6), 60)
     for shape in [(60,), (3, 20), (2, 5, 6), [4, 15], (1, 60, 1)]:
@@ -211,7 +210,7 @@ def test_the_number_in_float32_is_that_in_float64(draw):
 
 
 @pytest.mark.parametrize("shape", [-1, (3, -1), (2**16, 2**15), 2**31])
-@pytest.mark.parametrize("draw", [random.words, random.uniform, random.normal, lambda k, n: random.mask(k, 0.5, n)])
+@pytest.mark.parametrize("draw", [random.words, random.uniform, random.normal])
 def test_more_entries_than_the_counter_reaches_are_refused(draw, shape):
     if draw is random.words and isinstance(shape, tuple):
         shape = shape[0] * shape[1]
@@ -399,147 +398,6 @@ def test_fit_visits_the_samples_in_that_order(library):
     assert [int(digit) for digit in visits] == [*random.order(3, 0, 7).tolist(), *random.order(3, 1, 7).tolist()]
 
 
-# -- masks ------------------------------------------------------------------------------------------------------------
-
-N = 200_000
-
-
-def bits(base, n=N, bit=31):
-    """One bit of the words behind a mask as numbers of mean 0 and variance 1; bit 31 is the mask of probability 1/2."""
-    return 1.0 - 2.0 * ((mixed(base, np.arange(n, dtype=np.int32)) >> bit) & 1)
-
-
-def mixed(base, counter):
-    """The word that stands behind each entry."""
-    return random._mixed(base, counter).view(np.uint32)
-
-
-def test_the_mask_of_probability_one_half_is_the_highest_bit():
-    assert_same(bits((3, 4), 1000), np.where(random.mask((3, 4), 0.5, 1000), -1.0, 1.0))
-
-
-def weak(base, counter):
-    """No hash: neighbors differ by a constant, and keys shift the sequence."""
-    return (counter + np.int32(base[0] & 0xFFFF) + np.int32(base[1] & 0xFFFF)) * np.int32(0x1E3779B1)
-
-
-def unshifted(base, counter):
-    """triple32 without its last two rounds: the low bits are hardly mixed."""
-    x = (counter ^ np.int32(base[0])) * random._word(0xED5AD4BB) ^ np.int32(base[1] & 0xFFFF)
-    return x * random._word(0xAC4C1B51)
-
-
-@pytest.mark.parametrize("keep", [2.0**-10, 0.1, 0.5, 0.8, 0.999])
-@pytest.mark.parametrize("base", [(0, 0), (0, 1), (1, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0x13198A2E, 0x03707344)])
-def test_a_mask_keeps_its_share(keep, base):
-    kept = random.mask(base, keep, N)
-    assert_within(kept.mean(), keep, tolerances.standard_error(np.sqrt(keep * (1.0 - keep)), N))
-
-
-def test_a_mask_of_probability_one_keeps_all_and_a_larger_probability_keeps_more():
-    assert random.mask((1, 2), 1.0, 1000).all()
-    assert random.mask((1, 2), 1, 1000).all()
-    last = np.zeros(1000, dtype=bool)
-    for keep in np.linspace(0.001, 1.0, 50):
-        kept = random.mask((1, 2), float(keep), 1000)
-        assert (kept >= last).all()
-        last = kept
-
-
-@pytest.mark.parametrize("keep", [0, 0.0, -0.5, 2.0**-33, 1.0001, 2, float("nan"), "half", None, True])
-def test_a_probability_is_above_0_and_at_most_1(keep):
-    with pytest.raises(ValueError, match=r"random.mask: keep must be a number in \[2\*\*-32, 1\]"):
-        random.mask((0, 0), keep, 3)
-
-
-@pytest.mark.parametrize("base", [(0, 1), (1, 0), (7, 8)])
-@pytest.mark.parametrize("bit", [0, 7, 16, 31])
-@pytest.mark.parametrize("lag", [1, 2, 3, 7, 16, 28, 32, 64, 128, 256, 784, 1024, 4096, 65_536])
-def test_entries_of_a_mask_are_not_correlated_at_any_distance(base, lag, bit):
-    x = bits(base, bit=bit)
-    assert_within((x[lag:] * x[:-lag]).mean(), 0.0, tolerances.standard_error(1.0, N - lag))
-
-
-@pytest.mark.parametrize("bit", [0, 7, 16, 31])
-@pytest.mark.parametrize(("rows", "columns"), [(256, 784), (250, 800), (512, 64), (1000, 10)])
-def test_rows_and_columns_of_a_mask_are_not_correlated(rows, columns, bit):
-    """All pairs of rows and all pairs of columns at once: the sum of squared correlations is chi-square."""
-    x = np.reshape(bits(random.fold_in((0, 5), rows), rows * columns, bit), (rows, columns))
-    for a in (x, x.T):
-        gram = a @ a.T / np.sqrt(a.shape[1])
-        pairs = gram[np.triu_indices(a.shape[0], 1)]
-        assert_within((pairs**2).mean(), 1.0, tolerances.standard_error(np.sqrt(2.0), pairs.size))
-        assert_within(pairs.mean(), 0.0, tolerances.standard_error(1.0, pairs.size))
-
-
-def test_masks_of_neighboring_keys_steps_and_layers_are_not_correlated():
-    keys = [(0, 1), (0, 2), (1, 1), (0, 1 << 31), (1 << 31, 1), (3, 1), (0, 3)]
-    keys += [random.fold_in(random.fold_in((0, 9), step), layer) for step in range(4) for layer in range(3)]
-    x = np.stack([bits(base) for base in keys])
-    gram = (x @ x.T / np.sqrt(N))[np.triu_indices(len(keys), 1)]
-    assert_within(gram / np.sqrt(N), np.zeros(gram.size), tolerances.standard_error(1.0, N))
-    for shift in (1, 2, 64, 784):  # nor is one mask the other, moved along
-        moved = (x[:, shift:] @ x[:, :-shift].T / (N - shift))[~np.eye(len(keys), dtype=bool)]
-        assert_within(moved, np.zeros(moved.size), tolerances.standard_error(1.0, N - shift))
-
-
-@pytest.mark.parametrize("width", [8, 16])
-@pytest.mark.parametrize("bit", [0, 7, 16, 31])
-@pytest.mark.parametrize("base", [(0, 1), (1, 0), (0x13198A2E, 0x03707344)])
-def test_all_patterns_of_neighbors_are_equally_frequent(base, bit, width):
-    """Chi-square over the 2^width patterns of consecutive entries, each read once."""
-    n = N * 8 // width * width
-    rows = np.reshape(bits(base, n, bit) < 0.0, (-1, width))
-    counts = np.bincount(rows @ (1 << np.arange(width)), minlength=1 << width)
-    expected = counts.mean()
-    chi2 = float(((counts - expected) ** 2 / expected).sum())
-    cells = counts.size - 1
-    assert_within(chi2 / cells, 1.0, tolerances.standard_error(np.sqrt(2.0 / cells), 1))
-
-
-def test_the_words_behind_a_mask_have_balanced_bits_and_none_comes_twice():
-    words = mixed((0, 7), np.arange(N, dtype=np.int32))
-    share = [float(((words >> bit) & 1).mean()) for bit in range(32)]
-    assert_within(share, np.full(32, 0.5), tolerances.standard_error(0.5, N))
-    assert np.unique(words).size == N
-
-
-def test_one_bit_of_counter_or_key_changes_half_of_the_bits_of_a_mask():
-    """The avalanche: each of 32 bits out changes with probability 1/2, whichever of 96 bits in is flipped."""
-    counter = np.arange(0, 20_000 * 31, 31, dtype=np.int32)
-    base = mixed((11, 22), counter)
-    for i in range(32):
-        for other, bias in (
-            (mixed((11 ^ (1 << i), 22), counter), 0.0),
-            (mixed((11, 22), counter ^ signed(1 << i)), 0.0),
-            (mixed((11, 22 ^ (1 << i)), counter), tolerances.AVALANCHE_OF_TWO_PRODUCTS),
-        ):
-            changed = np.reshape(np.unpackbits((base ^ other).view(np.uint8)), (-1, 32)).mean(axis=0)
-            assert_within(changed, np.full(32, 0.5), tolerances.standard_error(0.5, counter.size) + bias)
-
-
-STATISTICS = {
-    "share": (lambda: test_a_mask_keeps_its_share(0.1, (0, 1)), lambda base, counter: counter),
-    "lags": (lambda: test_entries_of_a_mask_are_not_correlated_at_any_distance((0, 1), 1, 31), weak),
-    "lags of low bits": (lambda: test_entries_of_a_mask_are_not_correlated_at_any_distance((0, 1), 64, 0), unshifted),
-    "rows": (lambda: test_rows_and_columns_of_a_mask_are_not_correlated(256, 784, 31), weak),
-    "low bits of rows": (lambda: test_rows_and_columns_of_a_mask_are_not_correlated(256, 784, 7), unshifted),
-    "keys": (test_masks_of_neighboring_keys_steps_and_layers_are_not_correlated, weak),
-    "patterns": (lambda: test_all_patterns_of_neighbors_are_equally_frequent((0, 1), 31, 8), weak),
-    "patterns of low bits": (lambda: test_all_patterns_of_neighbors_are_equally_frequent((0, 1), 7, 8), unshifted),
-    "balance": (test_the_words_behind_a_mask_have_balanced_bits_and_none_comes_twice, lambda base, counter: counter),
-    "avalanche": (test_one_bit_of_counter_or_key_changes_half_of_the_bits_of_a_mask, unshifted),
-}
-
-
-@pytest.mark.parametrize(("statistic", "hash_of"), STATISTICS.values(), ids=STATISTICS)
-def test_a_worse_hash_is_found_out(statistic, hash_of, monkeypatch):
-    statistic()
-    monkeypatch.setattr(random, "_mixed", hash_of)
-    with pytest.raises(AssertionError):
-        statistic()
-
-
 # -- golden values: a change here changes every result anybody has reported for a seed --------------------------------
 
 
@@ -558,7 +416,6 @@ GOLDEN = {
     "uniform-float64": "0778c5ce871aacd1cd97b571542f8b7793f7005be113956defd6a57b2e68ff81",
     "normal-float32": "0194383f48449274d7783173e7eb77a1768280ee6f1ef72ee40bc5f3785a2b9b",
     "normal-float64": "b9d7d37169e57e5d938f383ad872081497a45fa649be3e8d47a7476616e65ba4",
-    "mask": "3fb4c36f64c8b66d9178863f05e802488a372425a10201b9a97ea7dd63611995",
 }
 
 

@@ -17,8 +17,6 @@ import numpy as np
 
 mpmath.mp.dps = 40
 
-# How far from 1/2 a bit out may turn with a bit in that only two of triple32's three products mix: 0.012 was seen.
-AVALANCHE_OF_TWO_PRODUCTS = 2.0**-6
 DRAWN = 2e-5  # of an interval in a picture: 1.96 in place of 1.959964 moves its ends, in [0, 1], by 1e-5 at most
 STEP = 1e-5  # of central differences: near (3 u)^(1/3), where truncation h^2 and rounding u / h are in balance
 
