@@ -828,10 +828,10 @@ def test_an_array_of_rates_of_dropout(rates):
 JAX_32 = """
 import warnings
 import numpy as np
-import portnn
+from sklearn.exceptions import ConvergenceWarning
 from portnn.estimators import MLPClassifier
 warnings.simplefilter("error")
-warnings.filterwarnings("ignore", message=".*max_iter.* are over")
+warnings.filterwarnings("ignore", category=ConvergenceWarning)
 x = np.random.default_rng(0).normal(size=(60, 3))
 t = x @ [1.0, 2.0, 3.0] > 0.0
 options = {"hidden_layer_sizes": 5, "max_iter": 4, "random_state": 0}
