@@ -286,7 +286,7 @@ def test_a_plain_network_is_recorded_with_the_calls_that_it_had():
         chunk = {"x": Rows(HOST, X.astype("float32")), "t": Rows(HOST, LABELS.astype("int32"))}
         run = HOST.compile_chunk(make_step(model, get_loss("cross_entropy"), optimizer), 4, 9)
         run(beginning(model, optimizer), chunk, optimizer.rows(0, 4))
-        assert len(run.program) == calls
+        assert {len(program) for program in run.programs} == {calls}
 
 
 def test_steps_are_captured_as_a_graph():
@@ -636,8 +636,13 @@ def test_what_cannot_hold_such_a_network_refuses_it():
         ("layer", "residual"),
         (portnn.exchange.to_torch, portnn.exchange.to_keras, lambda m: portnn.exchange.to_sklearn(m, estimator)),
     ):
+        if configuration == "layer" and call is portnn.exchange.to_torch:
+            continue  # torch has that module: see test_exchange.py
         model = network(NUMPY, configuration)
-        with pytest.raises(ValueError, match="the model has normalizations or residuals, which a list of weights"):
+        with pytest.raises(
+            ValueError,
+            match="the model has (normalizations or )?residuals, which a list|the model has normalizations or residuals, which a list",
+        ):
             call(model)
     for configuration in CONFIGURATIONS:
         with pytest.raises(ValueError, match=r"^compare_backends: no bars are derived for dropout, normalization and"):

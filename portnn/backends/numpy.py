@@ -114,6 +114,11 @@ class NumpyBackend(Replaying):
         """Members are multiplied one after the other, wherever each of them lies."""
         return bool(part.strides[-2:] == instead_of.strides[-2:])
 
+    def moved(self, part: Any, source: Any, target: Any) -> Any:
+        """A view at the same offset."""
+        offset = self.memory(part)[0] - self.memory(source)[0]
+        return numpy.ndarray(part.shape, part.dtype, target, offset, part.strides)
+
     def shares_memory(self, a: Any, b: Any) -> bool:
         """By the bounds: what one operation has just allocated lies in nobody else's."""
         return numpy.may_share_memory(a, b)

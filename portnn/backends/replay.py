@@ -4,8 +4,9 @@ The first step of a chunk is recorded, see :mod:`portnn.backends.tape`. The step
 the library per operation, written into the memory of the first. There are no functions to go through, no namespaces to
 look up, nothing to allocate.
 
-While the second step is recorded in the same way, gradients go straight to their places in the joined vector. The
-third is run both ways, and a replay that differs in any number is not used.
+While the second step is recorded in the same way, gradients go straight to their places in the joined vector. Of the
+list two are made, of even and of odd steps: parameters and gradient trade their places from step to step. The next
+steps are run both ways, and a replay that differs in any number is not used.
 """
 
 from __future__ import annotations
@@ -46,13 +47,17 @@ class Replaying(Backend):
         """Whether functions give the same bits when they write to a part of another array."""
         return self.memory(part)[1] == self.memory(instead_of)[1]
 
+    def moved(self, part: Array, source: Array, target: Array) -> Array:
+        """Return the part of ``target`` that lies as ``part`` does in ``source``, an array of the same kind."""
+        raise NotImplementedError
+
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """Record the step and replay it."""
         return _Replay(self, step, steps, batch_size)
 
 
 class _Replay:
-    """A chunk of steps: two are recorded, the third is run both ways, all others are replayed."""
+    """A chunk of steps: two are recorded, then each program is compared with a step, all others are replayed."""
 
     def __init__(self, backend: Replaying, step: Step, steps: int, batch_size: int) -> None:
         self.backend, self.step, self.steps, self.batch_size = backend, step, steps, batch_size
@@ -61,8 +66,10 @@ class _Replay:
         self.inputs: dict[str, Array] = {}
         self.row: Array = None
         self.tape: Tape | None = None
-        self.program: list[Callable[[], object]] = []
-        self.checked, self.in_place = False, True
+        self.programs: list[list[Callable[[], object]]] = []
+        self.places: list[Array] = []  # of the parameters, before and after an even step
+        self.turn, self.checked = 0, 0
+        self.in_place = self.in_turns = True
 
     def __call__(self, state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]) -> tuple[State, Metrics]:
         backend = self.backend
@@ -73,13 +80,12 @@ class _Replay:
             for name, out in self.inputs.items():
                 backend.take_into(out, chunk[name], start, start + self.batch_size)
             backend.copy_into(self.row, scalars[k, ...])
-            if self.checked:
-                for call in self.program:
-                    call()
-            elif self.program:
+            if not self.programs:
+                self._record()
+            elif self.checked < len(self.programs):
                 self._check(rows[k])
             else:
-                self._record()
+                self._replay()
         return dict(self.state), summed(self.totals)
 
     def _load(self, state: State, chunk: dict[str, Rows], scalars: Array) -> None:
@@ -119,8 +125,21 @@ class _Replay:
             if [c.name for c in tape.calls] != [c.name for c in self.tape.calls]:
                 message = "the step does not do the same thing every time"
                 raise NotRecordedError(message)
-            self.program = tape.program()
+            self._prepare(tape)
         self.tape = tape
+
+    def _prepare(self, tape: Tape) -> None:
+        """Make the programs."""
+        params = self.state["params"]
+        programs, self.places = tape.in_turns(params) if self.in_turns else ([tape.program()], [params])
+        self.programs = [[self.backend.bind(call) for call in calls] for calls in programs]
+        self.turn = self.checked = 0
+
+    def _replay(self) -> None:
+        for call in self.programs[self.turn]:
+            call()
+        self.turn = (self.turn + 1) % len(self.programs)
+        self.state["params"] = self.places[self.turn]
 
     def _check(self, row: Sequence[float]) -> None:
         """Run one step plainly and replayed: all numbers must be the same."""
@@ -129,17 +148,22 @@ class _Replay:
         h = self.backend.scalars(row, state["params"].dtype)
         state, metrics = self.step(state, dict(self.inputs), h)
         expected = {**state, **{f"{name} (metric)": totals[name] + m for name, m in metrics.items()}}
-        for call in self.program:
-            call()
+        self._replay()
         found = {**self.state, **{f"{name} (metric)": a for name, a in self.totals.items()}}
         different = [name for name, a in expected.items() if not self._same(found[name], a)]
-        self.checked = not different
-        if different and self.in_place:  # a library whose products depend on where they are written
-            self.in_place, self.program = False, []
-            for name, a in expected.items():
-                self.backend.copy_into(found[name], a)
-        elif different:
+        self.checked += not different
+        if not different:
+            return
+        if not self.in_place:
             raise NotRecordedError(f"a replayed step differs from the step itself in {', '.join(different)}")
+        self.state["params"] = found["params"] = self.places[0]
+        for name, a in expected.items():
+            self.backend.copy_into(found[name], a)
+        if len(self.programs) > 1 and self.tape is not None:  # products may depend on where they are written
+            self.in_turns = False
+            self._prepare(self.tape)
+        else:
+            self.in_place, self.programs = False, []
 
     def _same(self, a: Array, b: Array) -> bool:
         xp = self.backend.xp

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -251,8 +251,8 @@ class Tape:
                 left[number].append(i)
         return places, left
 
-    def program(self) -> list[Callable[[], object]]:
-        """Return what the calls do, in order."""
+    def program(self) -> list[Call]:
+        """Return the calls in order, without the copies that are left out since the pieces lie in their places."""
         calls = []
         for number, call in enumerate(self.calls):
             if number in self.left and call.pieces is not None:
@@ -262,7 +262,48 @@ class Tape:
                     calls.append(Call("asarray", (call.pieces[i].value,), {}, part))
             else:
                 calls.append(call)
-        return [self.backend.bind(call) for call in calls]
+        return calls
+
+    def in_turns(self, whole: Array) -> tuple[list[list[Call]], list[Array]]:
+        """Return the programs of even and odd steps, which trade two places, and the places; one where that fails.
+
+        A vector that products have read is in the caches of all cores, and to write over it takes longer than the
+        update itself. So what a step makes of ``whole`` goes to the place of the gradient, which is not needed any more
+        by then, and the next step makes its gradient where ``whole`` was.
+        """
+        calls, backend = self.program(), self.backend
+        joined = [call.out for call in self.calls if call.name == "concat" and backend.writes_to(call.out, whole)]
+        other = next((a for a in reversed(joined) if a.shape == whole.shape and a.dtype == whole.dtype), None)
+        writers = [number for number, call in enumerate(calls) if backend.shares_memory(call.out, whole)]
+        if other is None or len(writers) != 1 or not self.same(calls[writers[0]].out, whole):
+            return [calls], [whole]
+        number, last = writers[0], calls[writers[0]]
+        used = [a for call in calls[number + 1 :] for a in (*_arrays(call.args), call.out)]
+        used += [] if last.name in _ELEMENTWISE else list(_arrays(last.args))
+        used += [a for a in _arrays(last.args) if backend.shares_memory(a, other) and not self.same(a, other)]
+        if any(backend.shares_memory(a, other) for a in used):
+            return [calls], [whole]
+
+        def traded(thing: Any, pairs: Sequence[tuple[Array, Array]]) -> Any:
+            if isinstance(thing, tuple | list):
+                return type(thing)(traded(part, pairs) for part in thing)
+            moves = (pair for pair in pairs if backend.owns(thing) and backend.shares_memory(thing, pair[0]))
+            return next((backend.moved(thing, *pair) for pair in moves), thing)
+
+        def all_traded(of: list[Call], *pairs: tuple[Array, Array]) -> list[Call]:
+            return [Call(c.name, traded(c.args, pairs), c.kwargs, traded(c.out, pairs)) for c in of]
+
+        even = [*calls[:number], Call(last.name, last.args, last.kwargs, other)]
+        even += all_traded(calls[number + 1 :], (whole, other))
+        return [even, all_traded(even, (whole, other), (other, whole))], [whole, other]
+
+
+def _arrays(things: Any) -> Iterator[Array]:
+    for thing in things:
+        if isinstance(thing, tuple | list):
+            yield from _arrays(thing)
+        elif hasattr(thing, "shape"):
+            yield thing
 
 
 def _types(things: Any) -> str:

@@ -212,6 +212,11 @@ class TorchBackend(Replaying):
         same = part.data_ptr() % 64 == instead_of.data_ptr() % 64
         return same and super().writes_to(part, instead_of)
 
+    def moved(self, part: Array, source: Array, target: Array) -> Array:
+        """A view at the same offset."""
+        offset = target.storage_offset() + part.storage_offset() - source.storage_offset()
+        return target.as_strided(part.shape, part.stride(), offset)
+
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether they have one storage."""
         return bool(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
