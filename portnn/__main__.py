@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy
 
 import portnn
-from portnn import console, datasets, plots, tabular, testing
+from portnn import checkpoint_file, console, datasets, plots, tabular, testing
 from portnn.activations import describe_activation
 from portnn.backends import available, get_backend
 from portnn.callbacks import CSVLog
@@ -64,7 +64,7 @@ def describe(path: str) -> int:
     for name, scaling in (("inputs", model.layers[0].before), ("outputs", model.layers[-1].after)):
         if scaling is not None:
             lines.append((name, f"{type(scaling).__name__}, in the file"))
-    lines += [(name, str(value)) for name, value in options_of(model.layers).items()]
+    lines += [(name, str(value)) for name, value in (checkpoint_file.summary(path) | options_of(model.layers)).items()]
     if schema is not None:
         what = "a number" if schema.classes is None else f"{len(schema.classes)} classes: {_some(schema.classes)}"
         lines.append(("target", f"{schema.target}, {what}"))

@@ -37,6 +37,17 @@ class Kept(NamedTuple):
     record: dict[str, Any]
 
 
+def summary(path: str) -> dict[str, str]:
+    """Return how far the training had come as ``{"checkpoint": text}``, nothing for a file that is only a model."""
+    infos, _ = storage.read_safetensors_header(path)
+    if model_file.RECORD not in infos:
+        return {}
+    kept = read(path, "checkpoint").record
+    batches = f" and {kept['batch']} batches" if kept["row"] else ""
+    made = " ".join(str(kept["made_with"][name]) for name in ("backend", "version") if name in kept["made_with"])
+    return {"checkpoint": f"after {kept['epoch']} epochs{batches}, {kept['updates']:,} updates; made with {made}"}
+
+
 def listed(folder: str) -> list[tuple[int, str]]:
     """Return (updates, path) of the checkpoints in a folder, the newest first; none where it is not there."""
     found = [(_NAME.fullmatch(name), name) for name in (os.listdir(folder) if os.path.isdir(folder) else ())]
