@@ -121,7 +121,7 @@ def strike(phase: str, number: int, die: Callable[[], Any]) -> contextlib.ExitSt
     elif phase == "read":
         wrap(loop, "read_back", after=True)
     elif phase == "write":
-        wrap(checkpoints.storage, "write_safetensors_file")
+        wrap(checkpoints.Saver, "_write")
     elif phase == "sync":
         wrap(os, "fsync", lambda descriptor: not os.path.isdir(f"/proc/self/fd/{descriptor}"))
     elif phase == "rename":
