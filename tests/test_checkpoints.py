@@ -32,6 +32,7 @@ from portnn import (
     loop,
     schedules,
 )
+from portnn.backends import get_backend
 from portnn.callbacks import Checkpoint, CSVLog, EarlyStopping
 from portnn.history import History
 
@@ -199,6 +200,43 @@ def test_ctrl_c_within_an_epoch_saves_what_there_is(tmp_path):
     assert_same(model.params, whole.params)
 
 
+def test_chunks_are_cut_as_before_on_the_same_device_and_anew_elsewhere(tmp_path, monkeypatch):
+    """Their size depends on the free memory, and the last bits of an epoch's loss on their size."""
+    options = {"batch_size": 5, "epochs": 2, "optimizer": Adam(0.02), "progress": False}
+    cuts: list[tuple[int, int, int]] = []
+    run = loop.Chunks.run
+
+    def spied(self: Any, steps: int, size: int, *rest: Any) -> Any:
+        cuts.append((steps, size))
+        return run(self, steps, size, *rest)
+
+    monkeypatch.setattr(loop.Chunks, "run", spied)
+
+    def train(folder: Any, rows: int, **where: Any) -> tuple[list[tuple[int, int]], History, MLP]:
+        monkeypatch.setattr(loop, "rows_per_chunk", lambda n_params: rows)
+        cuts.clear()
+        kept = {} if folder is None else {"checkpoint": Checkpoints(folder, seconds=0.0), "resume": True}
+        model = network(dtype="float64", **where)
+        history = portnn.fit(model, X, LABELS, **kept, **options)
+        return list(cuts), history, model
+
+    whole, expected, model = train(None, 10)
+    assert whole == [(2, 5)] * 8
+    for name, where, left in (
+        ("here", {"backend": "numpy"}, [(2, 5)] * 7),
+        ("elsewhere", {"backend": get_backend("array_api_strict")}, [(3, 5)] * 2 + [(4, 5)] * 2),
+    ):
+        broken_off("step", 2, lambda f=tmp_path / name: train(f, 10))
+        found, history, again = train(tmp_path / name, 20, **where)
+        assert found == left
+        if name == "here":
+            assert without_times(history) == without_times(expected)
+            assert_same(again.params, model.params)
+        else:
+            params = again.backend.to_numpy(again.params)
+            assert_within(params, model.params, BARS["adam"]["float64"] * np.abs(model.params).max())
+
+
 def test_what_ended_has_ended(tmp_path):
     """By a callback, and by the number of epochs; more epochs go on where those ended."""
     stopped, again = network(), network()
@@ -243,9 +281,12 @@ def test_further_epochs_in_memory_are_saved_with_those_before(tmp_path):
 
 
 def test_another_library_goes_on_with_the_next_batch_and_its_mask(library, tmp_path, monkeypatch):
-    """In float64 300 steps of Adam part by BARS["adam"] at most; another batch or mask would be off by 1e-2."""
+    """In float64 300 steps of SGD part by BARS["sgd"] at most; another batch or mask would be off by 1e-2.
+
+    (Adam is left out: the bias before a batch norm has a gradient that is nothing but rounding, which Adam enlarges.)
+    """
     options = {"model": {"dtype": "float64"}}
-    train = {"optimizer": "adam", "schedule": "cosine", **options}
+    train = {"optimizer": "sgd", "schedule": "cosine", **options}
     seen: list[Any] = []
     words = loop.sample_words
     monkeypatch.setattr(loop, "sample_words", lambda *args: seen.append((args, words(*args))) or seen[-1][1])
@@ -275,7 +316,7 @@ def test_another_library_goes_on_with_the_next_batch_and_its_mask(library, tmp_p
     found = params_of(tmp_path / "run", library.where)
     assert [args for args, _ in seen] == [(5, 1, 73), (5, 2, 73)], "of the second epoch, which goes on, and the third"
     assert_same(seen[0][1], words(5, 1, 73))
-    assert_within(found, expected, BARS["adam"]["float64"] * np.abs(expected).max())
+    assert_within(found, expected, BARS["sgd"]["float64"] * np.abs(expected).max())
 
 
 def test_a_checkpoint_is_loaded_anywhere(library, tmp_path):
