@@ -84,7 +84,7 @@ def _check(kept: Kept) -> None:
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("a position is not a whole number")  # noqa: EM101
     float(record["seconds"]), bool(record["ended"]), dict(record["configuration"]), dict(record["made_with"])
-    history_of(kept)
+    history_of(kept), list(record["gone"])
     for entry in (*record["callbacks"], *record["schedules"]):
         unpacked(entry["state"], kept), str(entry["type"])
 

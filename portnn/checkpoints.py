@@ -162,8 +162,10 @@ class Saver:
         optimizer: Any,
         callbacks: Sequence[Any],
         configuration: dict[str, Any],
+        gone: Sequence[str] = (),
     ) -> None:
         self.where, self.model, self.optimizer, self.configuration = where, model, optimizer, configuration
+        self.gone = list(gone)  # see portnn.loop.Loop
         schedules = observers(getattr(optimizer, "learning_rate", None))
         for schedule in schedules:
             if not _remembers(schedule):
@@ -213,7 +215,7 @@ class Saver:
         model, record, where = self.model, kept.record, f"fit: {shown(kept.path)}"
         lead = () if model.members is None else (model.members,)
         params, running = model_file.joined(model_file.of_model(kept.arrays), model.layers, lead, model.dtype, where)
-        state, own = beginning(model, self.optimizer), under(OPTIMIZER, kept)
+        state, own, self.gone = beginning(model, self.optimizer), under(OPTIMIZER, kept), list(record["gone"])
         shapes = {name: tuple(a.shape) for name, a in state.items() if name not in ("params", "running", "units")}
         if shapes != {name: a.shape for name, a in own.items()}:
             had = {name: a.shape for name, a in own.items()}
@@ -286,6 +288,7 @@ class Saver:
             **standing,
             **{name: getattr(position, name) for name in ("seconds", "chunk_rows", "ended")},
             "history": lists,
+            "gone": self.gone,
             **states,
             "configuration": self.configuration,
             "made_with": _made_with(model),

@@ -187,14 +187,15 @@ def fit(
             per_batch=per_batch,
         )
         batch_size, order_of = min(asked or 128, n), _orders(shuffle, seed, n, who)
+        names = _names(entry.kind, optimizer, held is not None)
+        gone = [name for name in (earlier.names if earlier is not None else ()) if name not in names]
         saver, kept = None, None
         if where is not None:
             told = {"batch_size": batch_size, "seed": seed, "clip_value": clip_value, "clip_norm": clip_norm}
             told |= {"l1": entries(l1), "l2": entries(l2), "per_batch": per_batch, "shuffle": shuffle}
             configured = configuration(model, entry, optimizer, data, held, **told)
-            saver = Saver(where, model, optimizer, callbacks, configured)
+            saver = Saver(where, model, optimizer, callbacks, configured, gone)
             kept = saver.found(resume is True)
-        names = _names(entry.kind, optimizer, held is not None)
         if saver is not None and kept is not None:
             history, position, last = history_of(kept), saver.position(kept), epochs
             history.epochs = epochs
@@ -225,7 +226,7 @@ def fit(
                 batch_size=batch_size,
                 order_of=order_of,
                 ahead=not callable(shuffle),
-                gone=[name for name in (earlier.names if earlier is not None else ()) if name not in names],
+                gone=gone if saver is None else saver.gone,
                 seed=seed,
                 callbacks=callbacks,
                 saver=saver,

@@ -275,6 +275,10 @@ def test_further_epochs_in_memory_are_saved_with_those_before(tmp_path):
     assert without_times(both) == without_times(expected)
     assert fit(again, tmp_path / "run", epochs=4) == both
     assert_same(again.params, whole.params)
+    watched = fit(network(), epochs=1, validation_data=(X, LABELS))
+    fit(network(), tmp_path / "unwatched", epochs=1, resume=watched)
+    history = fit(network(), tmp_path / "unwatched", epochs=3)
+    assert np.isnan(history["val_loss"]).tolist() == [False, True, True], "as without a checkpoint"
 
 
 # -- another library, device, dtype -----------------------------------------------------------------------------------
