@@ -4,6 +4,7 @@
     python examples/mnist.py --backend cupy
     python examples/mnist.py --hidden 512 512 --dropout 0.2 --optimizer adam --schedule cosine --epochs 20
     python examples/mnist.py --backend torch --hidden 256 128 --epochs 15 --save digits.safetensors --plot pictures
+    python examples/mnist.py --checkpoint run --resume     (again: goes on where the last one was killed)
 
 Only the two lines that build the network and fit it are the training; the rest asks, prints and writes.
 """
@@ -37,7 +38,8 @@ def main() -> int:
     if args.backend == "jax" and preset.precision == "float64":
         os.environ.setdefault("JAX_ENABLE_X64", "1")  # must be there before JAX is imported
 
-    for folder in (Path(args.save or ".").parent, Path(args.report or ".").parent, Path(args.plot or ".")):
+    files = (Path(path or ".") for path in (args.save, args.report, args.checkpoint))
+    for folder in (*(path.parent for path in files), Path(args.plot or ".")):
         folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the training, not after it
 
     name, (x_train, t_train, x_test, t_test) = load(args, say)
@@ -88,11 +90,15 @@ def main() -> int:
         validation_data=test,
         seed=args.seed,
         callbacks=[lambda _, history: say(epoch_line(history, preset.epochs))],
+        checkpoint=args.checkpoint,
+        resume=args.resume,
         progress=not args.quiet,
     )
     wall = time.perf_counter() - began
     if history.interrupted:
         say("interrupted: the model is the one of the last finished steps")
+        if args.checkpoint:
+            say(f"the same command with --resume goes on from {args.checkpoint}")
     say()
     after = {"train": score(say, "training data", model, train), "test": score(say, "test data", model, test)}
 
@@ -176,8 +182,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save", metavar="FILE", help="write the model as safetensors")
     parser.add_argument("--plot", metavar="DIR", help="write pictures as PNG")
     parser.add_argument("--report", metavar="FILE.json", help="write everything that was measured")
+    parser.add_argument("--checkpoint", metavar="DIR", help="save the training after every epoch and every minute")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     parser.add_argument("--quiet", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.resume and not args.checkpoint:
+        parser.error("--resume wants to know where from: give --checkpoint DIR")
+    return args
 
 
 def configure(args: argparse.Namespace) -> Preset:

@@ -19,6 +19,7 @@ from portnn import (
     schedules,
     testing,
 )
+from portnn.checkpoints import Checkpoints, load_checkpoint
 from portnn.errors import BackendError, FormatError, NonFiniteError
 from portnn.evaluation import ensemble_predict, evaluate, predict
 from portnn.history import History
@@ -36,6 +37,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "BackendError",
+    "Checkpoints",
     "FormatError",
     "History",
     "NonFiniteError",
@@ -52,6 +54,7 @@ __all__ = [
     "exchange",
     "fit",
     "initializers",
+    "load_checkpoint",
     "losses",
     "onnx",
     "optimizers",

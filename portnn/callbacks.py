@@ -9,6 +9,10 @@ whatever ended it: the epochs, a callback, Ctrl-C, or an error. Callbacks are ca
 callback may set ``model.params``, to finite numbers, and append to a list of its own in the history,
 ``history.setdefault("f1", [])``, which those behind it see.
 
+One that has ``state()`` and ``restore(state)`` is part of the checkpoints of :func:`portnn.fit`: ``state()`` returns a
+dict of arrays and JSON values after an epoch, and ``restore`` is given it, arrays as those of NumPy, after ``on_begin``
+of a training that is resumed. One that remembers nothing of earlier epochs needs neither.
+
 A NaN needs no callback: ``fit`` raises :class:`portnn.NonFiniteError` by itself, the model keeps its last finite
 parameters, ``error.history`` is the history, and every ``on_end`` is called. Nor does a rate that falls on a plateau:
 it is a schedule, ``Adam(portnn.schedules.ReduceOnPlateau(1e-3))``.
@@ -175,6 +179,14 @@ class EarlyStopping:
         best.see(model, history, epoch - best.epochs <= self.patience)
         return bool(numpy.all(epoch - best.epochs >= self.patience))
 
+    def state(self) -> dict[str, Any]:
+        """Return the best so far, for a checkpoint."""
+        return self._best.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._best.restore(state)
+
     def on_end(self, model: MLP, history: History) -> None:
         """Put the best parameters back."""
         self._best.put_into(model)
@@ -239,6 +251,16 @@ class Checkpoint:
             self._best.put_into(best)
             best.save(self.path)
 
+    def state(self) -> dict[str, Any]:
+        """Return the best so far, for a checkpoint."""
+        return {} if self._best is None else self._best.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; at the end the file is written, since the run before may have died before that."""
+        self._before = -1
+        if self._best is not None:
+            self._best.restore(state)
+
     def on_end(self, model: MLP, history: History) -> None:
         """Write what the model is now, unless the best is kept or nothing was trained."""
         if self._best is None and (len(history.get("loss", ())) > self._before or history.interrupted):
@@ -268,6 +290,20 @@ class _Best:
         if history is not None and self.monitor in _KNOWN and self.monitor not in history.names:
             self._missing(history.names)
 
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`restore` takes."""
+        return {"monitor": self.monitor, "values": self.values, "epochs": self.epochs, **self.arrays}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the best of an earlier run; ValueError if it was the best of something else."""
+        if state["monitor"] != self.monitor:
+            raise ValueError(
+                f"{self.who}: monitor={shown(self.monitor)}, but the checkpoint has the best of "
+                f"{shown(state['monitor'])}; monitor that, or use another folder"
+            )
+        self.values, self.epochs = state["values"], state["epochs"]
+        self.arrays = {name: state[name] for name in ("params", "running") if name in state}
+
     def epoch(self, history: History) -> int:
         """Return the number of this epoch, for which there must be a value."""
         if len(history.get(self.monitor, ())) != len(history["loss"]):
@@ -290,6 +326,7 @@ class _Best:
                     if new is not None and (old is None or better.all()):
                         self.arrays[name] = backend.asarray(new, copy=True)
                     elif new is not None:
+                        old = old if backend.owns(old) else backend.asarray(old, new.dtype)  # of a checkpoint
                         self.arrays[name] = backend.xp.where(backend.asarray(better[:, None]), new, old)
         return better
 

@@ -15,6 +15,8 @@ StrPath = str | os.PathLike[str]
 MAX_RANK = 8
 MAX_EMPTY_EXTENT = 2**31 - 1
 
+_TEMPORARY = re.compile(r"\.portnn-[0-9a-f]{16}\.tmp")  # what atomic_write makes
+
 _FOREIGN = {
     "a pickle, which could run code": rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\([dl]p\d+\n",
     "a zip archive, such as a .pt, .npz or .xlsx file": rb"PK\x03\x04",
@@ -71,7 +73,7 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
             error.filename = target  # the caller never heard of the temporary name
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _check_target(target: str, folder: str) -> None:
@@ -90,8 +92,8 @@ def _check_target(target: str, folder: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
 
 
-def _sync_folder(folder: str) -> None:
-    """Make the rename itself durable, where the system can sync a folder (Windows cannot open one)."""
+def sync_folder(folder: StrPath) -> None:
+    """Make renames and new files of a folder durable, where the system can sync one (Windows cannot open it)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -99,6 +101,14 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: StrPath) -> None:
+    """Remove the temporary files that killed writers have left in a folder; nobody may be writing there."""
+    for name in os.listdir(folder):
+        if _TEMPORARY.fullmatch(name):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
 @contextlib.contextmanager

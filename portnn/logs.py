@@ -36,7 +36,8 @@ class CSVLog:
         The file; its folder must exist.
     append
         Go on behind the lines of an earlier run, with the next epoch, if the columns are the same; a last line that was
-        cut off is left out. False replaces the file when the first epoch is over.
+        cut off is left out. False replaces the file when the first epoch is over. A training that is resumed from a
+        checkpoint goes on behind the last epoch of that in either case, and later lines are left out.
 
     Examples
     --------
@@ -54,7 +55,8 @@ class CSVLog:
         self.path, self.append = os.fspath(path), append
         self._file: TextIO | None = None
         self._columns: list[str] | None = None
-        self._begun, self._before, self._cut = False, 0, False
+        self._keep: int | None = None  # this much of the file, when it is opened
+        self._begun, self._before, self._cut, self._bytes = False, 0, False, 0
 
     def on_begin(self, model: MLP, history: History) -> None:
         """Look at the file, and change nothing: OSError, ValueError if it is to go on with other columns."""
@@ -62,6 +64,7 @@ class CSVLog:
 
     def _begin(self, done: int, names: Sequence[str]) -> None:
         self._columns, self._before, self._cut = None, 0, False
+        self._bytes, self._keep = 0, None
         if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
             raise FileNotFoundError(f"CSVLog: the folder of {shown(self.path)} does not exist; make it first")
         if os.path.isfile(self.path) or os.path.isdir(self.path):  # not a pipe, whose reader would see an end
@@ -70,7 +73,7 @@ class CSVLog:
             with open(self.path, "rb") as file:
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
-            self._cut = whole != text
+            self._bytes, self._cut = len(whole), whole != text
             if lines := list(csv.reader(io.StringIO(whole.decode(), newline=""))):
                 self._go_on(lines, done, names)
         self._begun = True
@@ -89,12 +92,23 @@ class CSVLog:
             )
         self._before = int(last) - done
 
+    def state(self) -> dict[str, Any]:
+        """Return how long the file is with the epochs so far, and its columns, for a checkpoint."""
+        return {"bytes": self._bytes, "columns": self._columns, "before": self._before}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on behind these lines, if the file still has them."""
+        if os.path.isfile(self.path) and os.path.getsize(self.path) >= state["bytes"]:
+            self._columns, self._before = state["columns"], state["before"]
+            self._bytes = self._keep = state["bytes"]
+
     def _open(self) -> None:
         """Open the file for the first line of this training, and take off a cut-off one of another."""
-        if self._cut:
+        if self._cut or self._keep is not None:
             with open(self.path, "r+b") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
-        self._file = open(self.path, "a" if self.append else "w", encoding="utf-8", newline="")  # noqa: SIM115
+                file.truncate(file.read().rfind(b"\n") + 1 if self._keep is None else self._keep)
+        going_on = self.append or self._keep is not None
+        self._file = open(self.path, "a" if going_on else "w", encoding="utf-8", newline="")  # noqa: SIM115
 
     def __call__(self, model: MLP, history: History) -> None:
         """Write the line of this epoch."""
@@ -122,8 +136,11 @@ class CSVLog:
 
     def _write(self, row: Sequence[Any]) -> None:
         assert self._file is not None
-        csv.writer(self._file, lineterminator="\n").writerow(row)
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(row)
+        self._file.write(line.getvalue())
         self._file.flush()
+        self._bytes += len(line.getvalue().encode())
 
     def _differ(self, name: str) -> None:
         raise ValueError(

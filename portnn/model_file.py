@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy
 
-from portnn import storage
+from portnn import scaling, storage
 from portnn.activations import describe_activation, get_activation
-from portnn.errors import FormatError
+from portnn.errors import FormatError, shown
 from portnn.layout import Layer, check_sizes, layout, options
-from portnn.scaling import described, from_description
 
 FORMAT = 3  # 2 has no parts of hidden layers, 1 no scalings: the oldest that can hold a model is written
+TRAINING = "training/"  # what the names of a checkpoint's other tensors begin with
+RECORD = TRAINING + "record"  # the one that says it is a checkpoint
 _CONFIG = ("sizes", "dtype", "members", "seed", "activation", "bias")
 _MORE = ("dropout", "normalization", "residual")
 
@@ -44,16 +45,28 @@ def write(
     if "portnn" in (metadata or {}):
         message = "MLP.save: 'portnn' in the metadata is the model's own; choose another name"
         raise ValueError(message)
-    names = activation_names(layers, "MLP.save")
+    activation_names(layers, "MLP.save")
+    whole = json.dumps(described(config, layers))
+    storage.write_safetensors_file(path, cut(layers, params, running), {**(metadata or {}), "portnn": whole})
+
+
+def described(config: dict[str, Any], layers: tuple[Layer, ...]) -> dict[str, Any]:
+    """Return the configuration that a file keeps, as JSON has it; an activation of the user's own is ``<its name>``."""
+    names = [describe_activation(layer.activation) for layer in layers]
     biases = [layer.bias is not None for layer in layers]
-    scalings = {"inputs": described(layers[0].before), "outputs": described(layers[-1].after)}
-    scalings = {name: scaling for name, scaling in scalings.items() if scaling is not None}
+    scalings = {"inputs": scaling.described(layers[0].before), "outputs": scaling.described(layers[-1].after)}
+    scalings = {name: kept for name, kept in scalings.items() if kept is not None}
     more = options(layers)
     number = FORMAT if more else 2 if scalings else 1
-    whole = {"format": number, **config, "activation": names, "bias": biases, **scalings, **more}
+    return {"format": number, **config, "activation": names, "bias": biases, **scalings, **more}
+
+
+def cut(
+    layers: tuple[Layer, ...], params: numpy.ndarray, running: numpy.ndarray | None = None
+) -> dict[str, numpy.ndarray]:
+    """Return the tensors of layers that flat vectors (or one per member) consist of."""
     lead, vectors = params.shape[:-1], (params, params if running is None else running)
-    arrays = {name: vectors[kept][..., place].reshape(*lead, *shape) for name, place, shape, kept in _tensors(layers)}
-    storage.write_safetensors_file(path, arrays, {**(metadata or {}), "portnn": json.dumps(whole)})
+    return {name: vectors[kept][..., place].reshape(*lead, *shape) for name, place, shape, kept in _tensors(layers)}
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -74,38 +87,72 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray, numpy.ndarray | None]:
     """Return the arguments of MLP, the flat vector and the running statistics.
 
-    FormatError unless the file holds exactly such a model.
+    FormatError unless the file holds exactly such a model, or a checkpoint of its training.
     """
-    arrays, metadata = storage.read_safetensors_file(path)
     where = f"MLP.load: {os.fspath(path)!r}"
+    arrays, metadata = storage.read_safetensors_file(path)
+    if RECORD in arrays:
+        check_sum(arrays, metadata, where)
+    return parsed(arrays, metadata, where)
+
+
+def check_sum(arrays: dict[str, numpy.ndarray], metadata: dict[str, str], where: str) -> None:
+    """FormatError unless the arrays of a checkpoint are those that were written."""
+    promised, found = metadata.get("sha256", "nothing"), storage.sha256_of(arrays)
+    if promised != found:
+        raise FormatError(
+            f"{where}: sha256 mismatch: the header says {shown(promised[:16])}, the arrays have {found[:16]}: the file "
+            "is damaged"
+        )
+
+
+def parsed(
+    arrays: dict[str, numpy.ndarray], metadata: dict[str, str], where: str
+) -> tuple[dict[str, Any], numpy.ndarray, numpy.ndarray | None]:
+    """Return what :func:`read` does from arrays and metadata of a file."""
     if "portnn" not in metadata:
         raise FormatError(f"{where} is a safetensors file, but not of a portnn model (no 'portnn' in its metadata)")
     try:
         config = json.loads(metadata["portnn"])
         if config["format"] > FORMAT:
             raise FormatError(f"{where}: format {config['format']} > {FORMAT}; update portnn")
-        scalings = {name: from_description(config[name]) for name in ("inputs", "outputs") if name in config}
+        scalings = {name: scaling.from_description(config[name]) for name in ("inputs", "outputs") if name in config}
         more = {name: config[name] for name in _MORE if name in config}
         config = {name: config[name] for name in _CONFIG} | scalings | more
         for name in config["activation"]:
+            if name.startswith("<"):
+                raise FormatError(
+                    f"{where}: the activation {shown(name)} is a function of the user's, which no file holds; make the "
+                    "model and give it to fit(..., resume=True)"
+                )
             get_activation(name)
         sizes, activation, bias, members = (config[name] for name in ("sizes", "activation", "bias", "members"))
         layers = layout(check_sizes(sizes), activation, bias, **scalings, **more, members=members)
-        lead = () if config["members"] is None else (config["members"],)
-        wanted = _tensors(layers)
     except FormatError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArithmeticError) as error:
         raise FormatError(f"{where}: the configuration is not one of a portnn model: {error}") from error
+    lead = () if members is None else (members,)
+    return config, *joined(of_model(arrays), layers, lead, config["dtype"], where)
+
+
+def of_model(arrays: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
+    """Return the tensors of the model: all of them, unless they are those of a checkpoint."""
+    return {name: a for name, a in arrays.items() if RECORD not in arrays or not name.startswith(TRAINING)}
+
+
+def joined(
+    arrays: dict[str, numpy.ndarray], layers: tuple[Layer, ...], lead: tuple[int, ...], dtype: str, where: str
+) -> tuple[numpy.ndarray, numpy.ndarray | None]:
+    """Return the flat vectors that tensors of layers consist of; ``lead`` is (), or (members,)."""
+    wanted = _tensors(layers)
     pieces: dict[bool, list[numpy.ndarray]] = {False: [], True: []}
     for name, _, shape, kept in wanted:
         if name not in arrays:
             raise FormatError(f"{where}: tensor {name!r} is missing")
-        if arrays[name].shape != (*lead, *shape) or arrays[name].dtype.name != config["dtype"]:
+        if arrays[name].shape != (*lead, *shape) or arrays[name].dtype.name != dtype:
             got = f"{arrays[name].dtype.name} {arrays[name].shape}"
-            raise FormatError(
-                f"{where}: tensor {name!r} is {got}, the configuration says {config['dtype']} {(*lead, *shape)}"
-            )
+            raise FormatError(f"{where}: tensor {name!r} is {got}, the configuration says {dtype} {(*lead, *shape)}")
         if name.endswith("variance") and not (arrays[name] >= 0.0).all():
             raise FormatError(f"{where}: tensor {name!r} holds a variance that is negative or NaN")
         pieces[kept].append(arrays[name].reshape(*lead, -1))
@@ -113,7 +160,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray, n
         extra = sorted(set(arrays) - {name for name, *_ in wanted})
         raise FormatError(f"{where}: {len(extra)} tensors are not of this model, the first is {extra[0]!r}")
     params, *running = (numpy.concatenate(each, axis=-1) for each in pieces.values() if each)
-    return config, params, running[0] if running else None
+    return params, running[0] if running else None
 
 
 def _tensors(layers: tuple[Layer, ...]) -> list[tuple[str, slice, tuple[int, ...], bool]]:

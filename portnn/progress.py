@@ -18,7 +18,7 @@ class Bar:
     bars helps nobody, :class:`portnn.callbacks.EpochPrinter` writes a line per epoch.
     """
 
-    def __init__(self, wanted: bool, epochs: int, n: int) -> None:
+    def __init__(self, wanted: bool, epochs: int, n: int, done: int = 0) -> None:
         self.bar, self.epochs, self.n = None, epochs, n
         self.numbers: dict[str, str] = {}
         if wanted:
@@ -28,7 +28,8 @@ class Bar:
                 return
             # None: not unless the output is a terminal. The output of a notebook's cell says that it is none.
             disable = False if _in_notebook() else None
-            self.bar = tqdm(total=epochs * n, unit=" samples", unit_scale=True, leave=False, disable=disable)
+            options = {"unit": " samples", "unit_scale": True, "leave": False, "disable": disable}
+            self.bar = tqdm(total=epochs * n, initial=done, **options)
 
     def advance(self, samples: int, means: Callable[[int], dict[str, Any]]) -> None:
         """Count samples, and show what ``means(samples of this epoch so far)`` gives."""

@@ -1,16 +1,41 @@
 """Learning rates as functions of the number of the step.
 
 A schedule is any ``f(step) -> learning rate``; ``step`` counts the optimizer's updates from 0. It is evaluated on the
-host in float64. A plain number is a constant one.
+host in float64. A plain number is a constant one. One that has ``observe(loss)`` is shown the loss of every epoch; so
+that a checkpoint can keep what it has seen, it must also have ``state()``, which returns a dict of arrays and JSON
+values, and ``restore(state)``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 Schedule = Callable[[int], float]
+
+
+class Formula:
+    """A schedule that is a pure function of the step, and says what it was made from.
+
+    Examples
+    --------
+    >>> step_decay(1.0, every=10)
+    step_decay(learning_rate=1.0, every=10, factor=0.1)
+
+    """
+
+    def __init__(self, f: Schedule, name: str, **arguments: float) -> None:
+        self.f, self.name, self.arguments = f, name, arguments
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number ``step``."""
+        return self.f(step)
+
+    def __repr__(self) -> str:
+        """Show the call that made it."""
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
 
 def constant(learning_rate: float) -> Schedule:
@@ -22,7 +47,7 @@ def constant(learning_rate: float) -> Schedule:
     0.1
 
     """
-    return lambda step: learning_rate
+    return Formula(lambda step: learning_rate, "constant", learning_rate=learning_rate)
 
 
 def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
@@ -36,7 +61,8 @@ def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedul
 
     """
     _at_least("step_decay", every=(every, 1))
-    return lambda step: learning_rate * factor ** (step // every)
+    arguments = {"learning_rate": learning_rate, "every": every, "factor": factor}
+    return Formula(lambda step: learning_rate * factor ** (step // every), "step_decay", **arguments)
 
 
 def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
@@ -49,7 +75,8 @@ def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
 
     """
     _at_least("exponential", every=(every, 1))
-    return lambda step: learning_rate * factor ** (step / every)
+    arguments = {"learning_rate": learning_rate, "every": every, "factor": factor}
+    return Formula(lambda step: learning_rate * factor ** (step / every), "exponential", **arguments)
 
 
 def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
@@ -61,7 +88,8 @@ def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
     0.5
 
     """
-    return lambda step: learning_rate / (step + 1) ** power
+    arguments = {"learning_rate": learning_rate, "power": power}
+    return Formula(lambda step: learning_rate / (step + 1) ** power, "inverse_scaling", **arguments)
 
 
 def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
@@ -85,7 +113,7 @@ def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0
         k = min((step - warmup) / (steps - warmup), 1.0)
         return final + (learning_rate - final) * 0.5 * (1.0 + math.cos(math.pi * k))
 
-    return f
+    return Formula(f, "cosine", learning_rate=learning_rate, steps=steps, warmup=warmup, final=final)
 
 
 def one_cycle(
@@ -116,10 +144,11 @@ def one_cycle(
             low, k = low * final, 1.0 - min((step - peak) / (steps - 1.0 - peak), 1.0)
         return low + (high - low) * 0.5 * (1.0 - math.cos(math.pi * k))
 
-    return f
+    arguments = {"learning_rate": learning_rate, "steps": steps, "rise": rise, "start": start, "final": final}
+    return Formula(f, "one_cycle", **arguments)
 
 
-@dataclass
+@dataclass(repr=False)
 class ReduceOnPlateau:
     """Multiply the rate by ``factor`` when the loss has not fallen for ``patience`` epochs.
 
@@ -162,6 +191,28 @@ class ReduceOnPlateau:
         if self.bad_epochs > self.patience:
             self.current = min(self.current, max(self.current * self.factor, self.minimum))
             self.bad_epochs = 0
+
+    def __repr__(self) -> str:
+        """Show the call that made it, and not what it has seen since."""
+        arguments = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.init)
+        return f"ReduceOnPlateau({arguments})"
+
+    def state(self) -> dict[str, Any]:
+        """Return what it has seen, for a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.init}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Examples
+        --------
+        >>> seen, rate = ReduceOnPlateau(1.0, factor=0.5, patience=0), ReduceOnPlateau(1.0, factor=0.5, patience=0)
+        >>> seen.observe(3.0), rate.restore(seen.state()), rate.observe(3.0), rate(0)
+        (None, None, None, 0.5)
+
+        """
+        self.best, self.current = float(state["best"]), float(state["current"])
+        self.bad_epochs = int(state["bad_epochs"])
 
 
 def _at_least(who: str, **arguments: tuple[int, int]) -> None:

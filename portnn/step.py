@@ -69,7 +69,7 @@ class Chunks:
             warnings.warn(
                 f"{self.who}: steps run one by one, they cannot be compiled ({said}); compile=False says nothing",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             return done
 

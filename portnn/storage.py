@@ -10,6 +10,7 @@ values for strided arrays and reads out of bounds for reversed ones (release 0.8
 Source: https://github.com/huggingface/safetensors#format
 """
 
+import hashlib
 import json
 import math
 import os
@@ -94,7 +95,7 @@ def write_safetensors_file(
         message = "write_safetensors_file: metadata must map str to str; encode the rest with json.dumps"
         raise TypeError(message)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    order = sorted(arrays, key=lambda name: (_LAYOUT.index(_dtype_name(arrays[name])), name))
+    order = _in_order(arrays)
     end = 0
     for name in order:
         begin, end = end, end + arrays[name].nbytes
@@ -124,6 +125,24 @@ def little_endian_bytes(array: np.ndarray) -> memoryview:
     """The elements in C order, little-endian, whatever the layout of ``array``; a copy only where needed."""
     contiguous = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     return contiguous.reshape(-1).view(np.uint8).data
+
+
+def sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of all bytes behind the header of the file that holds these arrays, in hexadecimal.
+
+    Examples
+    --------
+    >>> sha256_of({"a": np.zeros(2, "u1"), "b": np.zeros(1, "u2")}) == sha256_of({"c": np.zeros(4, "u1")})
+    True
+    """
+    digest = hashlib.sha256()
+    for name in _in_order(arrays):
+        digest.update(little_endian_bytes(arrays[name]))
+    return digest.hexdigest()
+
+
+def _in_order(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    return sorted(arrays, key=lambda name: (_LAYOUT.index(_dtype_name(arrays[name])), name))
 
 
 def _dtype_name(array: np.ndarray) -> str:

@@ -1,32 +1,30 @@
-"""The loop: epochs, chunks of steps, and what is read back to the host once per chunk."""
+"""Training: what is asked for is looked at, put together, and run by the loop."""
 
 from __future__ import annotations
 
-import functools
-import time
+import os
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
 
 from portnn import checks, random
 from portnn.backends import Array
-from portnn.backends.base import Rows, State
-from portnn.callbacks import Callback, called, during, listed
-from portnn.diagnosis import first_non_finite
-from portnn.dropout import sample_words
-from portnn.errors import NonFiniteError, shown
-from portnn.evaluation import Judge, checked, judged, make_judge, means, read_back
-from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
+from portnn.callbacks import Callback, during, listed
+from portnn.checkpoint_file import history_of
+from portnn.checkpoints import Checkpoints, Position, Saver
+from portnn.errors import shown
+from portnn.evaluation import checked, make_judge
+from portnn.feed import split
+from portnn.fingerprint import configuration
 from portnn.history import History, Reached
+from portnn.loop import Loop, Order
 from portnn.losses import get_loss
+from portnn.members import entries
 from portnn.mlp import MLP
-from portnn.optimizers import Adam, Optimizer, get_optimizer
-from portnn.progress import Bar
-from portnn.step import Chunks, beginning, copied, drops, make_step
-
-Order = Callable[[int], Any]
+from portnn.optimizers import Adam, get_optimizer
+from portnn.step import Chunks, beginning, make_step
 
 
 def fit(
@@ -49,7 +47,8 @@ def fit(
     per_batch: bool = False,
     shuffle: bool | Order = True,
     seed: int = 0,
-    resume: History | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
+    resume: History | bool | None = None,
     compile: bool | str = "auto",
     callbacks: Callback | Sequence[Callback] = (),
     progress: bool = True,
@@ -93,9 +92,17 @@ def fit(
         of the data. A function of yours gives the order itself: ``shuffle(epoch)``, epochs counted from 0, returns the
         numbers of the rows, each once. The masks of dropout are such a function, too; members of an ensemble have masks
         of their own by their own seeds.
+    checkpoint
+        A folder, or a :class:`portnn.Checkpoints` that also says how often and how many, for files from which this
+        training can go on: to the bit on the same library, version and number of threads. A folder that holds
+        checkpoints already is refused unless ``resume`` is True.
     resume
-        The history of an earlier fit of this model with this optimizer: its epochs, updates and the optimizer's arrays
-        are counted on, and the history that is returned begins with it.
+        True: go on from the newest valid file of ``checkpoint``, in the middle of an epoch if need be, until ``epochs``
+        are finished in all; from the beginning if there is none. So one command starts a training, finishes one that
+        was killed, and returns the history of one that is over. What decides the numbers must be what it was: samples,
+        network, dtype, loss, optimizer, batch size, seed and the rest; functions of yours are compared by their names
+        alone. A history of an earlier fit of this model with this optimizer: ``epochs`` more in memory; its epochs,
+        updates and the optimizer's arrays are counted on, and the history that is returned begins with it.
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -120,6 +127,10 @@ def fit(
     NonFiniteError
         A NaN or an infinity arose, or a callback left one. The model keeps the last finite parameters;
         ``error.members`` are the members in which it did, ``error.history`` is what came before.
+    FormatError
+        No checkpoint is valid, or they are of another network or optimizer.
+    OSError
+        A checkpoint cannot be written; those before are as they were, and the model is that of the last steps.
 
     Examples
     --------
@@ -144,8 +155,7 @@ def fit(
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         callbacks = listed(callbacks, who)
-        if resume is not None and not isinstance(resume, History):
-            raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}")
+        where, earlier = _resumed(checkpoint, resume, who)
         model.check_finite(who)
         data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
         if validation_split is not None:
@@ -176,36 +186,66 @@ def fit(
             output_share=data.share,
             per_batch=per_batch,
         )
-        history = History({name: list(entries) for name, entries in (resume or {}).items()})
-        history.epochs = len(history.get("loss", ())) + epochs
-        history.names = _names(entry.kind, optimizer, held is not None)
-        history.reached = None if resume is None else resume.reached
-        gone = [name for name in (resume.names if resume is not None else ()) if name not in history.names]
-        of_members = any(isinstance(loss, list) for loss in history.get("loss", ()))
-        if history and of_members != (model.members is not None):
-            kinds = ("one network", "networks with members")
-            message = f"{who}: resume is the history of {kinds[of_members]}, the model is {kinds[not of_members]}"
-            raise ValueError(message)
-        begun = _begun(history.reached, model, optimizer)  # refuses what does not fit
+        batch_size, order_of = min(asked or 128, n), _orders(shuffle, seed, n, who)
+        names = _names(entry.kind, optimizer, held is not None)
+        gone = [name for name in (earlier.names if earlier is not None else ()) if name not in names]
+        saver, kept = None, None
+        if where is not None:
+            told = {"batch_size": batch_size, "seed": seed, "clip_value": clip_value, "clip_norm": clip_norm}
+            told |= {"l1": entries(l1), "l2": entries(l2), "per_batch": per_batch, "shuffle": shuffle}
+            configured = configuration(model, entry, optimizer, data, held, **told)
+            saver = Saver(where, model, optimizer, callbacks, configured, gone)
+            kept = saver.found(resume is True)
+        if saver is not None and kept is not None:
+            history, position, last = history_of(kept), saver.position(kept), epochs
+            history.epochs = epochs
+            model.params, model.running = position.state["params"], position.state.get("running")
+        else:
+            history = History({name: list(values) for name, values in (earlier or {}).items()})
+            history.epochs = len(history.get("loss", ())) + epochs
+            history.reached = None if earlier is None else earlier.reached
+            of_members = any(isinstance(loss, list) for loss in history.get("loss", ()))
+            if history and of_members != (model.members is not None):
+                kinds = ("one network", "networks with members")
+                message = f"{who}: resume is the history of {kinds[of_members]}, the model is {kinds[not of_members]}"
+                raise ValueError(message)
+            position = _begun(history.reached, model, optimizer)  # refuses what does not fit
+            last = position.epoch + epochs
+        history.names = names
         with during(callbacks, model, history):
-            return _run(
-                history,
-                begun,
-                model,
-                Chunks(model.backend, step, compile),
-                make_judge(model, entry, data.share),
-                optimizer,
-                data.feed(model),
-                None if held is None else held.feed(model),
-                epochs,
-                min(asked or 128, n),
-                _orders(shuffle, seed, n, who),
-                not callable(shuffle),
-                gone,
-                seed,
-                callbacks,
-                progress,
-            )
+            if saver is not None and kept is not None:
+                saver.restore(kept)
+            return Loop(
+                history=history,
+                model=model,
+                compiled=Chunks(model.backend, step, compile),
+                judge=make_judge(model, entry, data.share),
+                optimizer=optimizer,
+                feed=data.feed(model),
+                held_out=None if held is None else held.feed(model),
+                batch_size=batch_size,
+                order_of=order_of,
+                ahead=not callable(shuffle),
+                gone=gone if saver is None else saver.gone,
+                seed=seed,
+                callbacks=callbacks,
+                saver=saver,
+                progress=progress,
+                position=position,
+            ).run(last)
+
+
+def _resumed(checkpoint: Any, resume: Any, who: str) -> tuple[Checkpoints | None, History | None]:
+    """Return where checkpoints are kept, and the history that is gone on with in memory."""
+    where = checkpoint if isinstance(checkpoint, Checkpoints | None) else Checkpoints(checkpoint)
+    if resume is None or isinstance(resume, bool):
+        if resume and where is None:
+            message = f"{who}: resume=True wants to know where from: give checkpoint=FOLDER, or resume=history"
+            raise ValueError(message)
+        return where, None
+    if not isinstance(resume, History):
+        raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}, or True")
+    return where, resume
 
 
 def _times(penalty: float | tuple[float, ...], unit: float) -> float | tuple[float, ...]:
@@ -228,103 +268,6 @@ def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:
     return order
 
 
-def _run(
-    history: History,
-    begun: tuple[int, int, State],
-    model: MLP,
-    compiled: Chunks,
-    judge: Judge,
-    optimizer: Any,
-    feed: Feed,
-    held_out: Feed | None,
-    epochs: int,
-    batch_size: int,
-    order_of: Order,
-    ahead: bool,
-    gone: Collection[str],
-    seed: int,
-    callbacks: Sequence[Callback],
-    progress: bool,
-) -> History:
-    backend = model.backend
-    first, count, state = begun
-    before, finished, dropping = state, first, drops(model)
-    most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
-    chunks = plan(feed.n, batch_size, most)
-    bar = Bar(progress, epochs, feed.n)
-    try:
-        upcoming = order_of(first) if ahead else None
-        for epoch in range(first, first + epochs):
-            began, sums, order = time.perf_counter(), None, upcoming if ahead else order_of(epoch)
-            words = sample_words(seed, epoch, feed.n) if dropping else None
-            for start, steps, size in chunks:
-                here = slice(start, start + steps * size)
-                chunk = feed.chunk(here if order is None else order[here])
-                if words is not None:
-                    chunk["samples"] = Rows(backend, backend.asarray(words[here]))
-                rows = _rows(optimizer, count, steps)
-                # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
-                before = copied(backend, state)
-                try:
-                    state, metrics = compiled.run(steps, size, state, chunk, rows, before)
-                    if ahead and here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
-                        upcoming = order_of(epoch + 1)  # while the device is at work
-                    total, finite = read_back(backend, metrics, state["params"], state.get("running"))
-                except Exception as error:
-                    if backend.ran_out_of_memory(error):
-                        raise MemoryError(_too_large(model, steps, size)) from error
-                    raise
-                if not finite:
-                    seen = (model, compiled.step, before, chunk, rows, steps, size)
-                    before, step_in_chunk, off, where = first_non_finite(*seen)
-                    at, whose = start // batch_size + step_in_chunk, _whose(off, optimizer, count + step_in_chunk)
-                    raise NonFiniteError(
-                        f"fit: epoch {epoch + 1}, batch {at + 1}: {whose}{where}; the model keeps its last finite "
-                        "parameters. Lower the learning rate, clip the gradient (clip_norm), or scale the data",
-                        members=off,
-                    )
-                before, count = state, count + steps
-                sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
-                bar.advance(steps * size, functools.partial(means, sums))
-            seconds = time.perf_counter() - began
-            _hand_over(model, state)
-            entry = means(sums or {}, feed.n)
-            if held_out is not None:
-                entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
-            if hasattr(optimizer, "rate"):
-                entry["learning_rate"] = optimizer.rate(count - 1)
-            entry["epoch_seconds"] = seconds
-            _write_down(history, entry, gone)
-            _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
-            finished = epoch + 1
-            bar.ended(entry)
-            ended = False
-            for callback in callbacks:
-                ended = bool(called(callback, model, history)) or ended
-                state = before = {**state, **copied(backend, _held(model))}  # it may have set them
-            if ended:
-                break
-    except KeyboardInterrupt:
-        history.interrupted = True
-    finally:
-        _hand_over(model, before)
-        kept = {name: a for name, a in before.items() if name not in ("params", "running", "units")}
-        history.reached = Reached(finished, count, copied(backend, kept))  # memory that no later fit writes to
-        bar.close()
-    return history
-
-
-def _write_down(history: History, entry: dict[str, Any], gone: Collection[str]) -> None:
-    """Append the numbers of an epoch; NaN stands for what was not asked for in some epochs of a resumed training."""
-    done = len(history.get("loss", ()))
-    for name, value in entry.items():
-        nothing = [numpy.nan] * len(value) if isinstance(value, list) else numpy.nan
-        history.setdefault(name, [nothing] * done).append(value)
-    for name in gone:
-        last = history[name][-1]
-        history[name].append([numpy.nan] * len(last) if isinstance(last, list) else numpy.nan)
-
-
 def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:
     """Return what an epoch puts into the history, in its order."""
     seen = ["loss"] + ["accuracy"] * (kind in ("classes", "binary"))
@@ -332,58 +275,17 @@ def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:
     return (*seen, "epoch_seconds")
 
 
-def _begun(reached: Reached | None, model: MLP, optimizer: Any) -> tuple[int, int, State]:
-    """Return the epochs and updates so far, and the state to go on from, on the model's device."""
+def _begun(reached: Reached | None, model: MLP, optimizer: Any) -> Position:
+    """Return where a training in memory stands, on the model's device."""
     state = beginning(model, optimizer)
     if reached is None:
-        return 0, 0, state
-    epochs, updates, arrays = reached
-    shapes, dtype = [{name: tuple(a.shape) for name, a in of.items()} for of in (arrays, state)], model.params.dtype
+        return Position(0, 0, 0, state)
+    shapes, dtype = (
+        [{name: tuple(a.shape) for name, a in of.items()} for of in (reached.arrays, state)],
+        model.params.dtype,
+    )
     own = {name: shape for name, shape in shapes[1].items() if name not in ("params", "running", "units")}
     if shapes[0] != own:
         raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {own}")
-    return epochs, updates, {**state, **{k: model.backend.asarray(a, dtype, copy=True) for k, a in arrays.items()}}
-
-
-def _held(model: MLP) -> State:
-    return {"params": model.params} if model.running is None else {"params": model.params, "running": model.running}
-
-
-def _hand_over(model: MLP, state: State) -> None:
-    model.params, model.running = state["params"], state.get("running")
-
-
-def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
-    """Name the first of some members, and its learning rate if that is its own."""
-    if not members:
-        return ""
-    rate = optimizer.rate(step) if hasattr(optimizer, "rate") else None
-    its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
-    return f"member {members[0]}{its_own}: "
-
-
-def _rows(optimizer: Any, start: int, steps: int) -> list[Any]:
-    """Return the host scalars of some updates; an optimizer of the user's need only know those of one."""
-    if isinstance(optimizer, Optimizer):
-        return optimizer.rows(start, steps)
-    return [optimizer.row(start + k) for k in range(steps)]
-
-
-def _observe(learning_rate: Any, loss: Any) -> None:
-    """Show a plateau schedule the loss of an epoch: that of its member, or the mean where it is for all of them."""
-    if isinstance(learning_rate, tuple):
-        for rate, own in zip(learning_rate, loss, strict=True):
-            _observe(rate, own)
-    elif hasattr(learning_rate, "observe"):
-        learning_rate.observe(float(numpy.mean(loss)))
-
-
-def _too_large(model: MLP, steps: int, batch_size: int) -> str:
-    """Say what a chunk that did not fit would have wanted: its rows, and each layer's values there and back."""
-    width = 4 if model.dtype == "float32" else 8
-    wanted = width * (steps * batch_size * model.sizes[0] + 3 * batch_size * sum(model.sizes) * (model.members or 1))
-    wanted += 4 * width * model.n_params * (model.members or 1)
-    return (
-        f"fit: out of memory: batches of {batch_size} samples want about {wanted} bytes; try "
-        f"batch_size={max(batch_size // 2, 1)}. The model is that of the last finished steps"
-    )
+    kept = {name: model.backend.asarray(a, dtype, copy=True) for name, a in reached.arrays.items()}
+    return Position(reached.epochs, 0, reached.updates, {**state, **kept})

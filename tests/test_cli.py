@@ -648,7 +648,7 @@ def test_a_slip_is_one_sentence(slips, here, capsys, arguments, code, message):
 
 
 def test_ctrl_c_keeps_what_there_is(here, capsys, monkeypatch):
-    original, calls = portnn.training.read_back, []
+    original, calls = portnn.loop.read_back, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(1)
@@ -656,7 +656,7 @@ def test_ctrl_c_keeps_what_there_is(here, capsys, monkeypatch):
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(portnn.training, "read_back", interrupted)
+    monkeypatch.setattr(portnn.loop, "read_back", interrupted)
     assert run(*TRAIN, "--save", "early.st") == 0
     assert re.search(r"training  120 rows; 3 epochs in .* s, interrupted", capsys.readouterr().out)
     assert tabular.schema_of("early.st").classes == ("setosa", "versicolor", "virginica")

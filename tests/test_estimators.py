@@ -734,10 +734,10 @@ def test_weights_of_a_wrong_shape_are_refused():
 
 
 def test_masks_of_dropout_follow_random_state_and_move_on(monkeypatch):
-    from portnn import training
+    from portnn import loop
 
-    seeds, original = [], training.sample_words
-    monkeypatch.setattr(training, "sample_words", lambda seed, *rest: seeds.append(seed) or original(seed, *rest))
+    seeds, original = [], loop.sample_words
+    monkeypatch.setattr(loop, "sample_words", lambda seed, *rest: seeds.append(seed) or original(seed, *rest))
     for state in (1, 2):
         few(dropout=0.5, max_iter=1, random_state=state).fit(IRIS, SPECIES)
     warm = few(dropout=0.5, max_iter=1, warm_start=True, shuffle=False)

@@ -96,6 +96,11 @@ def trained(run, folder):
     return Trained(done, report, portnn.MLP.load(folder / "out/digits.safetensors"), x, t)
 
 
+def without_times(report):
+    report = {k: v for k, v in report.items() if not k.endswith("_seconds")}
+    return report | {"history": {k: v for k, v in report["history"].items() if k != "epoch_seconds"}}
+
+
 def example(name):
     """Import a script that needs no other one."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
@@ -191,10 +196,6 @@ def test_writes_four_pictures(trained, folder):
 
 
 def test_quiet_prints_nothing_and_trains_the_same(trained, on_digits):
-    def without_times(report):
-        report = {k: v for k, v in report.items() if not k.endswith("_seconds")}
-        return report | {"history": {k: v for k, v in report["history"].items() if k != "epoch_seconds"}}
-
     assert without_times(on_digits("--epochs", 3)) == without_times(trained.report)
 
 
@@ -211,13 +212,13 @@ def test_every_option_is_heard(run, folder):
             "--dataset": "digits",
             "--data-dir": "nowhere",
         },
-        **{"--save": "all.safetensors", "--plot": "all", "--report": "all.json"},
+        **{"--save": "all.safetensors", "--plot": "all", "--report": "all.json", "--checkpoint": "all-run"},
     }
     flags = [word for pair in options.items() for word in pair]
-    done = run("mnist.py", *flags, "--hidden", 32, 32, "--residual", "--quiet")
+    done = run("mnist.py", *flags, "--hidden", 32, 32, "--residual", "--resume", "--quiet")
     assert done == (0, "", "")
     known = set(re.findall(r"(?<!\S)--[a-z-]+", run("mnist.py", "--help").out))
-    assert known - {"--help"} == {*options, "--hidden", "--residual", "--quiet"}
+    assert known - {"--help"} == {*options, "--hidden", "--residual", "--resume", "--quiet"}
 
     x_train, t_train, x, t = portnn.datasets.load_digits()
     parts = {"dropout": 0.1, "normalization": "batch", "residual": True}
@@ -230,6 +231,21 @@ def test_every_option_is_heard(run, folder):
     for name in ("accuracy", "val_accuracy", "learning_rate"):
         assert report["history"][name] == history[name]
     assert portnn.MLP.load(folder / "all.safetensors").seed == 7
+    assert portnn.load_checkpoint(folder / "all-run")[1] == report["history"]
+
+
+def test_one_command_starts_goes_on_and_returns_what_is_done(run, trained, on_digits):
+    def stand(epochs, *more):
+        return without_times(on_digits("--epochs", epochs, "--schedule", "constant", *more))
+
+    expected = stand(3)
+    stand(2, "--checkpoint", "runs/digits")
+    assert stand(3, "--checkpoint", "runs/digits", "--resume") == expected
+    assert stand(3, "--checkpoint", "runs/digits", "--resume") == expected
+    command = ("mnist.py", "--dataset", "digits", "--schedule", "constant", "--checkpoint", "runs/digits")
+    says_one_sentence(run(*command), "resume=True goes on")
+    says_one_sentence(run(*command, "--seed", 1, "--resume"), "seed=0, this one has seed=1")
+    assert "give --checkpoint DIR" in run("mnist.py", "--resume").err
 
 
 @pytest.mark.parametrize("preset", PRESETS[1:])

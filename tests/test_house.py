@@ -40,7 +40,16 @@ ROOMS = (
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
     *("feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
-    *("evaluation", "diagnosis", "step", "training"),  # the loop
+    *(
+        "evaluation",
+        "diagnosis",
+        "step",
+        "fingerprint",
+        "checkpoint_file",
+        "checkpoints",
+        "loop",
+        "training",
+    ),  # the loop
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("console", "schema", "tabular"),  # what the command line is made of
     *("__init__", "commands", "__main__"),

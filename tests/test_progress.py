@@ -68,12 +68,22 @@ def test_the_bar_shows_epoch_loss_accuracy_rate_and_time_left(monkeypatch):
 
 def test_the_numbers_are_those_of_the_epoch_so_far(monkeypatch):
     screen = a_screen(monkeypatch)
-    monkeypatch.setattr(portnn.training, "plan", lambda n, size, most: portnn.feed.plan(n, size, 100))
+    monkeypatch.setattr(portnn.loop, "plan", lambda n, size, most: portnn.feed.plan(n, size, 100))
     history = fit(epochs=2, validation_data=(X, LABELS))
     middle = next(state for state in screen.states() if "300/400" in state)
     assert middle.startswith("epoch 2/2:  75%")
     assert f"val_loss={history['val_loss'][0]:.4f}" in middle, "validation is of the epoch before"
     assert f" loss={history['loss'][0]:.4f}" not in middle
+
+
+def test_a_resumed_training_is_not_counted_from_zero(monkeypatch, tmp_path):
+    fit(epochs=2, checkpoint=tmp_path / "run")
+    screen = a_screen(monkeypatch)
+    fit(epochs=4, checkpoint=tmp_path / "run", resume=True)
+    states = list(screen.states())
+    assert not any("200/800" in state for state in states)
+    assert states[-1].startswith("epoch 4/4: 100%")
+    assert "800/800 [" in states[-1]
 
 
 def test_means_of_members_and_no_number_that_is_none(monkeypatch):

@@ -59,7 +59,7 @@ def test_every_step_is_that_of_torch(ours, theirs, options):
         (schedules.cosine(1.0, 4, final=0.5), {0: 1.0, 2: 0.75, 4: 0.5, 5: 0.5}),
         (schedules.one_cycle(1.0, 12, rise=0.5, start=0.5, final=0.0), {0: 0.5, 5: 1.0, 8: 0.5, 11: 0.0, 50: 0.0}),
     ],
-    ids=lambda x: "" if isinstance(x, dict) else x.__qualname__.partition(".")[0],
+    ids=lambda x: "" if isinstance(x, dict) else x.name,
 )
 def test_values_by_hand(schedule, values):
     for step, value in values.items():

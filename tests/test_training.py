@@ -14,7 +14,7 @@ import pytest
 from tolerances import assert_same, assert_within, first_gradient, trajectory
 
 import portnn
-from portnn import MLP, SGD, Adam, NonFiniteError, feed, random, schedules, training
+from portnn import MLP, SGD, Adam, NonFiniteError, feed, loop, random, schedules, training
 from portnn.backends import namespace
 from portnn.feed import Feed, plan, split
 
@@ -446,7 +446,7 @@ class Failing(SGD):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_what_happens_inside_an_epoch_keeps_the_last_whole_chunk(library, where, error, monkeypatch):
     """Steps 0 to 4 are epoch 1; step 7 is the third of epoch 2, the first of its second chunk."""
-    monkeypatch.setattr(training, "plan", lambda n, size, most: plan(n, size, 2 * size))
+    monkeypatch.setattr(loop, "plan", lambda n, size, most: plan(n, size, 2 * size))
     model, twin = network(library), network(library)
     with uncompiled(library):
         if error is KeyboardInterrupt:
@@ -520,7 +520,7 @@ def test_arrays_on_the_device_stay_there(library, monkeypatch):
         return host
 
     monkeypatch.setattr(kind, "to_numpy", counted)
-    monkeypatch.setattr(training, "plan", lambda n, size, most: plan(n, size, 2 * size))
+    monkeypatch.setattr(loop, "plan", lambda n, size, most: plan(n, size, 2 * size))
     with uncompiled(library):
         fit(model, x, LABELS, epochs=3, batch_size=8, validation_split=0.2)
     per_epoch = 3  # two chunks of two steps of 8 samples, and the 8 samples held out

@@ -154,6 +154,10 @@ class Backend:
         """Bytes free on the device where it has memory of its own, else None: host data need not be moved."""
         return None
 
+    def threads(self) -> int | None:
+        """How many threads its products use, where it says so: the last bits may depend on that."""
+        return None
+
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """Return the context in which portnn computes: current device, precision of matrix products, warnings."""
         return contextlib.nullcontext()

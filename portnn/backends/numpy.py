@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,11 @@ class NumpyBackend(Replaying):
     def version(self) -> str:
         """NumPy's own version (the compat namespace has none)."""
         return numpy.__version__
+
+    def threads(self) -> int | None:
+        """Those of OpenBLAS, if the environment sets them: NumPy does not know."""
+        told = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+        return next((int(text) for text in told if text.isdecimal()), None)
 
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """Silence floating-point warnings: portnn looks for non-finite values itself, on every library alike."""

@@ -79,6 +79,12 @@ class TorchBackend(Replaying):
 
         return int(torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else None
 
+    def threads(self) -> int | None:
+        """As torch says it."""
+        import torch
+
+        return int(torch.get_num_threads())
+
     @contextlib.contextmanager
     def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
         """Pin the precision of float32 products, whatever the process has set, and put it back."""

@@ -8,7 +8,7 @@ import os
 import platform
 
 import portnn
-from portnn import datasets, tabular, testing
+from portnn import checkpoint_file, datasets, tabular, testing
 from portnn.activations import describe_activation
 from portnn.backends import available, get_backend
 from portnn.checks import check_count
@@ -44,7 +44,7 @@ def describe(path: str) -> int:
     for name, scaling in (("inputs", model.layers[0].before), ("outputs", model.layers[-1].after)):
         if scaling is not None:
             lines.append((name, f"{type(scaling).__name__}, in the file"))
-    lines += [(name, str(value)) for name, value in options_of(model.layers).items()]
+    lines += [(name, str(value)) for name, value in (checkpoint_file.summary(path) | options_of(model.layers)).items()]
     if schema is not None:
         what = "a number" if schema.classes is None else f"{len(schema.classes)} classes: {some(schema.classes)}"
         lines.append(("target", f"{schema.target}, {what}"))

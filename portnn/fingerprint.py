@@ -1,0 +1,139 @@
+"""What decides the numbers of a training, in words and sums that a file can keep: another is not its continuation."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy
+
+from portnn import model_file
+from portnn.backends import Array, dtype_name, get_backend
+from portnn.errors import FormatError, shown
+from portnn.evaluation import Data
+from portnn.feed import CHUNK_ROWS, as_index
+from portnn.layout import check_seeds
+from portnn.losses import Loss
+from portnn.mlp import MLP
+from portnn.schedules import Formula, ReduceOnPlateau
+from portnn.storage import little_endian_bytes
+
+BOUND = 64 * 2**20  # bytes of a large array that are looked at
+_KIND = ("sizes", "activation", "bias", "members", "dropout", "normalization", "residual", "inputs", "outputs")
+
+
+def fingerprint(a: Array, bound: int | None = BOUND) -> dict[str, Any]:
+    """Return shape, dtype and SHA-256 of the numbers of an array, the same whatever library holds it.
+
+    Of an array of more than ``bound`` bytes, evenly spaced rows of that size are looked at, ``rows`` of them; None
+    looks at all. The bytes are those in C order, little-endian.
+
+    Examples
+    --------
+    >>> a = numpy.arange(6.0).reshape(2, 3)
+    >>> fingerprint(a)["sha256"] == fingerprint(numpy.asfortranarray(a))["sha256"] == hashlib.sha256(a).hexdigest()
+    True
+    >>> fingerprint(a, bound=24)["rows"]
+    1
+
+    """
+    backend, n, digest = get_backend(a), int(a.shape[0]), hashlib.sha256()
+    row = backend.to_numpy(a[:1, ...]).nbytes
+    rows = n if bound is None or n * row <= bound else max(1, bound // row)
+    index = numpy.arange(rows, dtype="int64") * n // rows
+    for start in range(0, rows, CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, rows)
+        here = slice(start, stop) if rows == n else as_index(backend, index[start:stop], n)
+        digest.update(little_endian_bytes(backend.to_numpy(backend.take(a, here))))
+    shape = [int(extent) for extent in a.shape]
+    return {"shape": shape, "dtype": dtype_name(a.dtype), "rows": rows, "sha256": digest.hexdigest()}
+
+
+def said(value: Any) -> str:
+    """Return what tells an option from another: numbers in full, our schedules by their arguments, a user's by name.
+
+    Examples
+    --------
+    >>> from portnn import schedules
+    >>> said(schedules.step_decay(0.5, every=3)), said((0.5, None)), said(functools.partial(abs, 2)), said(len)
+    ('step_decay(learning_rate=0.5, every=3, factor=0.1)', '(0.5, None)', 'abs(2.0)', 'len')
+
+    """
+    if isinstance(value, functools.partial):
+        arguments = [*map(said, value.args), *(f"{k}={said(v)}" for k, v in sorted(value.keywords.items()))]
+        return f"{said(value.func)}({', '.join(arguments)})"
+    if isinstance(value, Formula | ReduceOnPlateau | str) or value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, numbers.Real):
+        return repr(float(value))
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(said, value))})"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        host = get_backend(value).to_numpy(value)
+        return f"{host.dtype.name} {host.shape} {hashlib.sha256(little_endian_bytes(host)).hexdigest()}"
+    if is_dataclass(value) and not isinstance(value, type):
+        options = (f"{f.name}={said(getattr(value, f.name))}" for f in fields(value) if f.init)
+        return f"{type(value).__name__}({', '.join(options)})"
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def configuration(
+    model: MLP, loss: Loss, optimizer: Any, data: Data, held: Data | None, **options: Any
+) -> dict[str, Any]:
+    """Return all that decides the numbers of a training, as JSON has it.
+
+    The network, the samples, and what :func:`portnn.fit` is told. Functions of the user's are known by their names
+    alone, and objects that are no dataclasses by that of their type.
+    """
+    config = {"sizes": model.sizes, "members": model.members, "dtype": model.dtype}
+    drops = any(layer.dropout is not None for layer in model.layers)
+    what: dict[str, Any] = {
+        **{name: value for name, value in model_file.described(config, model.layers).items() if name != "format"},
+        **({"seed of the network": check_seeds(model.seed, model.members)[1]} if drops else {}),  # the masks' own
+        "matmul_precision": model.matmul_precision,
+        "loss": f"{said(loss.pair)} of {loss.kind}",
+        "optimizer": said(optimizer),
+        **{name: v if isinstance(v, int) else said(v) for name, v in options.items()},
+    }
+    for side, of in (("", data), ("validation ", held)):
+        what[f"{side}x"] = None if of is None else fingerprint(of.x)
+        for name in ("t", "weight", "share"):
+            a = None if of is None else getattr(of, name)
+            what[f"{side}{name}"] = None if a is None else fingerprint(a, None)
+    plain: dict[str, Any] = json.loads(json.dumps(what))
+    return plain
+
+
+def check_same(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raise unless two configurations are equal, with the first thing in which they differ.
+
+    FormatError for another network or another optimizer, ValueError for all else.
+    """
+    names = [*now, *(name for name in was if name not in now)]
+    different = [name for name in names if was.get(name) != now.get(name)]
+    if not different:
+        return
+    name = different[0]
+    before, after = _shown(name, was.get(name), now.get(name))
+    raise (FormatError if name in (*_KIND, "optimizer") else ValueError)(
+        f"fit: {where} is of a training with {name}={before}, this one has {name}={after}; give what was given then, "
+        "or another folder"
+    )
+
+
+def _shown(name: str, *values: Any) -> list[str]:
+    """Return two values as a sentence has room for them, from where they begin to differ if they are long."""
+    if all(isinstance(value, dict) and "sha256" in value for value in values):
+        return [f"{v['dtype']} {tuple(v['shape'])} sha256 {v['sha256'][:12]}" for v in values]
+    texts = [f"{v['dtype']} {tuple(v['shape'])}" if isinstance(v, dict) and "sha256" in v else str(v) for v in values]
+    if max(map(len, texts)) <= 150:
+        return texts
+    at = next((i for i in range(min(map(len, texts))) if texts[0][i] != texts[1][i]), 0)
+    start = max(0, math.floor(at / 10) * 10 - 40)
+    return ["..." * (start > 0) + shown(text[start : start + 140], 140).strip("'\"") for text in texts]

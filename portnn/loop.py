@@ -1,0 +1,234 @@
+"""The loop: epochs, chunks of steps, what is read back to the host once per chunk, and where a training stands."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from portnn.backends.base import Rows, State
+from portnn.callbacks import Callback, called
+from portnn.checkpoints import Position, Saver, observers
+from portnn.diagnosis import first_non_finite
+from portnn.dropout import sample_words
+from portnn.errors import NonFiniteError
+from portnn.evaluation import Judge, judged, means, read_back
+from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk
+from portnn.history import History, Reached
+from portnn.mlp import MLP
+from portnn.optimizers import Optimizer
+from portnn.progress import Bar
+from portnn.step import Chunks, copied, drops
+
+Order = Callable[[int], Any]
+
+
+@dataclass
+class Loop:
+    """One training: what it consists of, and where it stands.
+
+    ``order_of`` gives the order of an epoch, ahead of time where ``ahead``; ``gone`` are the names of what an earlier
+    training wrote down and this one does not; ``saver`` is None without checkpoints.
+    """
+
+    history: History
+    model: MLP
+    compiled: Chunks
+    judge: Judge
+    optimizer: Any
+    feed: Feed
+    held_out: Feed | None
+    batch_size: int
+    order_of: Order
+    ahead: bool
+    gone: Collection[str]
+    seed: int
+    callbacks: Sequence[Callback]
+    saver: Saver | None
+    progress: bool
+    position: Position
+    written: int = field(init=False, default=0)  # epochs that are in the history
+    _next: tuple[int, Any] = field(init=False, default=(-1, None))  # an epoch and its order
+
+    def run(self, epochs: int) -> History:
+        """Train until so many epochs are finished, those before included, and return the history."""
+        self.written = self.position.epoch
+        bar = Bar(self.progress, epochs, self.feed.n, self.position.epoch * self.feed.n + self.position.row)
+        self._settle()
+        try:
+            while self.position.epoch < epochs and not self.position.ended:
+                self._train(epochs, bar)
+                self._finish(bar)
+        except KeyboardInterrupt:
+            self.history.interrupted = True
+            self._save()
+        finally:
+            state = self.position.state
+            _hand_over(self.model, state)
+            kept = {name: a for name, a in state.items() if name not in ("params", "running", "units")}
+            # memory that no later fit writes to
+            arrays = copied(self.model.backend, kept)
+            self.history.reached = Reached(self.written, self.position.updates, arrays)
+            bar.close()
+        return self.history
+
+    def _train(self, epochs: int, bar: Bar) -> None:
+        """Make the steps of an epoch that are still to be made."""
+        model, feed, backend, began = self.model, self.feed, self.model.backend, time.perf_counter()
+        epoch, seconds, sums = self.position.epoch, self.position.seconds, self.position.sums
+        order = self._next[1] if self._next[0] == epoch else self.order_of(epoch)
+        words = sample_words(self.seed, epoch, feed.n) if drops(model) else None
+        for start, steps, size in self._chunks():
+            here = slice(start, start + steps * size)
+            chunk = feed.chunk(here if order is None else order[here])
+            if words is not None:
+                chunk["samples"] = Rows(backend, backend.asarray(words[here]))
+            state, count = self.position.state, self.position.updates
+            rows = _rows(self.optimizer, count, steps)
+            # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
+            before = copied(backend, state)
+            self.position = self.position._replace(state=before)
+            try:
+                state, metrics = self.compiled.run(steps, size, state, chunk, rows, before)
+                if self.ahead and here.stop == feed.n and order is not None and epoch + 1 < epochs:
+                    self._next = epoch + 1, self.order_of(epoch + 1)  # while the device is at work
+                total, finite = read_back(backend, metrics, state["params"], state.get("running"))
+            except Exception as error:
+                if backend.ran_out_of_memory(error):
+                    raise MemoryError(_too_large(model, steps, size)) from error
+                raise
+            if not finite:
+                seen = (model, self.compiled.step, before, chunk, rows, steps, size)
+                before, step_in_chunk, off, where = first_non_finite(*seen)
+                self.position = self.position._replace(state=before)
+                at, whose = start // self.batch_size + step_in_chunk, _whose(off, self.optimizer, count + step_in_chunk)
+                raise NonFiniteError(
+                    f"fit: epoch {epoch + 1}, batch {at + 1}: {whose}{where}; the model keeps its last finite "
+                    "parameters. Lower the learning rate, clip the gradient (clip_norm), or scale the data",
+                    members=off,
+                )
+            sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
+            # In one assignment: Ctrl-C comes before it or after it.
+            self.position = self.position._replace(
+                row=here.stop,
+                updates=count + steps,
+                state=state,
+                sums=sums,
+                seconds=seconds + time.perf_counter() - began,
+            )
+            bar.advance(steps * size, functools.partial(means, sums))
+            if self.saver is not None and here.stop < feed.n and self.saver.due(self.position):
+                saving = time.perf_counter()
+                self._save()
+                began += time.perf_counter() - saving
+
+    def _finish(self, bar: Bar) -> None:
+        """Validate, write down, and call the callbacks."""
+        model, position = self.model, self.position
+        _hand_over(model, position.state)
+        entry = means(position.sums or {}, self.feed.n)
+        if self.held_out is not None:
+            entry |= {f"val_{name}": value for name, value in judged(model, self.judge, self.held_out).items()}
+        if hasattr(self.optimizer, "rate"):
+            entry["learning_rate"] = self.optimizer.rate(position.updates - 1)
+        entry["epoch_seconds"] = position.seconds
+        _write_down(self.history, entry, self.gone)
+        _observe(getattr(self.optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
+        self.written = position.epoch + 1
+        bar.ended(entry)
+        state, ended = position.state, False
+        try:
+            for callback in self.callbacks:
+                ended = bool(called(callback, model, self.history)) or ended
+                state = {**state, **copied(model.backend, _held(model))}  # it may have set them
+        except Exception:
+            self.position = position._replace(state=state)
+            raise
+        self.position = Position(
+            *(position.epoch + 1, 0, position.updates, state),
+            chunk_rows=position.chunk_rows,
+            ended=ended,
+        )
+        self._settle()
+        self._save()
+
+    def _chunks(self) -> list[tuple[int, int, int]]:
+        """Return the chunks of this epoch that are still to be run, cut as they would be without an interruption."""
+        feed, row = self.feed, self.position.row
+        if not self.position.chunk_rows:
+            n_params = self.model.n_params * (self.model.members or 1)
+            most = CHUNK_ROWS if feed.streamed else rows_per_chunk(n_params)
+            self.position = self.position._replace(chunk_rows=most)
+        chunks = plan(feed.n, self.batch_size, self.position.chunk_rows)
+        left = [chunk for chunk in chunks if chunk[0] >= row]
+        if row < feed.n and left[0][0] != row:  # elsewhere chunks were cut in another way
+            rest = plan(feed.n - row, self.batch_size, self.position.chunk_rows)
+            left = [(row + start, steps, size) for start, steps, size in rest]
+        return left
+
+    def _settle(self) -> None:
+        if self.saver is not None:
+            self.saver.settle(self.history)
+
+    def _save(self) -> None:
+        if self.saver is not None:
+            self.saver.save(self.position, self.history)
+
+
+def _write_down(history: History, entry: dict[str, Any], gone: Collection[str]) -> None:
+    """Append the numbers of an epoch; NaN stands for what was not asked for in some epochs of a resumed training."""
+    done = len(history.get("loss", ()))
+    for name, value in entry.items():
+        nothing = [numpy.nan] * len(value) if isinstance(value, list) else numpy.nan
+        history.setdefault(name, [nothing] * done).append(value)
+    for name in gone:
+        last = history[name][-1]
+        history[name].append([numpy.nan] * len(last) if isinstance(last, list) else numpy.nan)
+
+
+def _held(model: MLP) -> State:
+    return {"params": model.params} if model.running is None else {"params": model.params, "running": model.running}
+
+
+def _hand_over(model: MLP, state: State) -> None:
+    model.params, model.running = state["params"], state.get("running")
+
+
+def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
+    """Name the first of some members, and its learning rate if that is its own."""
+    if not members:
+        return ""
+    rate = optimizer.rate(step) if hasattr(optimizer, "rate") else None
+    its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
+    return f"member {members[0]}{its_own}: "
+
+
+def _rows(optimizer: Any, start: int, steps: int) -> list[Any]:
+    """Return the host scalars of some updates; an optimizer of the user's need only know those of one."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer.rows(start, steps)
+    return [optimizer.row(start + k) for k in range(steps)]
+
+
+def _observe(learning_rate: Any, loss: Any) -> None:
+    """Show a plateau schedule the loss of an epoch: that of its member, or the mean where it is for all of them."""
+    if isinstance(learning_rate, tuple):
+        for rate, own in zip(learning_rate, loss, strict=True):
+            _observe(rate, own)
+    elif observers(learning_rate):
+        learning_rate.observe(float(numpy.mean(loss)))
+
+
+def _too_large(model: MLP, steps: int, batch_size: int) -> str:
+    """Say what a chunk that did not fit would have wanted: its rows, and each layer's values there and back."""
+    width = 4 if model.dtype == "float32" else 8
+    wanted = width * (steps * batch_size * model.sizes[0] + 3 * batch_size * sum(model.sizes) * (model.members or 1))
+    wanted += 4 * width * model.n_params * (model.members or 1)
+    return (
+        f"fit: out of memory: batches of {batch_size} samples want about {wanted} bytes; try "
+        f"batch_size={max(batch_size // 2, 1)}. The model is that of the last finished steps"
+    )
