@@ -21,6 +21,7 @@ from portnn.evaluation import Judge, checked, judged, make_judge, means, read_ba
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.history import History, Reached
 from portnn.losses import get_loss
+from portnn.memory import enough, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, Optimizer, get_optimizer
 from portnn.progress import Bar
@@ -259,21 +260,17 @@ def _run(
             words = sample_words(seed, epoch, feed.n) if dropping else None
             for start, steps, size in chunks:
                 here = slice(start, start + steps * size)
-                chunk = feed.chunk(here if order is None else order[here])
-                if words is not None:
-                    chunk["samples"] = Rows(backend, backend.asarray(words[here]))
                 rows = _rows(optimizer, count, steps)
                 # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
                 before = copied(backend, state)
-                try:
+                with enough(backend, functools.partial(training_wants, model, steps, size)):
+                    chunk = feed.chunk(here if order is None else order[here])
+                    if words is not None:
+                        chunk["samples"] = Rows(backend, backend.asarray(words[here]))
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
                     if ahead and here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
                         upcoming = order_of(epoch + 1)  # while the device is at work
                     total, finite = read_back(backend, metrics, state["params"], state.get("running"))
-                except Exception as error:
-                    if backend.ran_out_of_memory(error):
-                        raise MemoryError(_too_large(model, steps, size)) from error
-                    raise
                 if not finite:
                     seen = (model, compiled.step, before, chunk, rows, steps, size)
                     before, step_in_chunk, off, where = first_non_finite(*seen)
@@ -290,7 +287,8 @@ def _run(
             _hand_over(model, state)
             entry = means(sums or {}, feed.n)
             if held_out is not None:
-                entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
+                scores = judged(model, judge, held_out, "fit: validation", "validation_data=(x[:{0}], t[:{0}])")
+                entry |= {f"val_{name}": value for name, value in scores.items()}
             if hasattr(optimizer, "rate"):
                 entry["learning_rate"] = optimizer.rate(count - 1)
             entry["epoch_seconds"] = seconds
@@ -374,14 +372,3 @@ def _observe(learning_rate: Any, loss: Any) -> None:
             _observe(rate, own)
     elif hasattr(learning_rate, "observe"):
         learning_rate.observe(float(numpy.mean(loss)))
-
-
-def _too_large(model: MLP, steps: int, batch_size: int) -> str:
-    """Say what a chunk that did not fit would have wanted: its rows, and each layer's values there and back."""
-    width = 4 if model.dtype == "float32" else 8
-    wanted = width * (steps * batch_size * model.sizes[0] + 3 * batch_size * sum(model.sizes) * (model.members or 1))
-    wanted += 4 * width * model.n_params * (model.members or 1)
-    return (
-        f"fit: out of memory: batches of {batch_size} samples want about {wanted} bytes; try "
-        f"batch_size={max(batch_size // 2, 1)}. The model is that of the last finished steps"
-    )
