@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import gzip
 import io
 import json
@@ -40,7 +41,7 @@ Random = random.Random
 SLACK = 16 << 20  # bytes that a reader may take beside twice the file
 # where something is wrong: a byte, a line and a column, or the tensor or the field of the configuration by its name
 PLACE = re.compile(
-    r"(byte|offset) \d+|line \d+, column \d+|tensors? '|among '|first is '|configuration|sha256|portnn model|of MNIST"
+    r"(byte|offset) \d+|line \d+, column \d+|tensors? '|among |first is '|format|configuration|sha256|portnn model|of MNIST"
 )
 
 # -- what is done to bytes --------------------------------------------------------------------------------------------
@@ -524,10 +525,10 @@ QUOTED_CSV = b'\xef\xbb\xbf"label",a\r\n1,"2"\r\n3, 4.5e-3\r\n'
 COLUMNS_CSV = b"size,kind,n\n1.5,small,1\n7.5,large,2\n2.5,small,3\n6,large,4\n"
 
 
-def model_file() -> bytes:
+def model_file(*sizes: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         options = {"normalization": "batch", "dropout": 0.25, "seed": 1, "activation": "leaky_relu(0.1)"}
-        model = portnn.MLP([3, 4, 2], inputs=portnn.Standardize((1.0, 2.0, 3.0), 2.0), **options)
+        model = portnn.MLP(sizes, inputs=portnn.Standardize(1.0, 2.0), **options)
         model.save(f"{folder}/m")
         return Path(folder, "m").read_bytes()
 
@@ -550,7 +551,7 @@ READERS = {
     "safetensors": Reader(read_safetensors_file, (TENSORS, DATA_SET), safetensors_mutant, as_tensors),
     "header": Reader(read_safetensors_header, (TENSORS,), safetensors_mutant, as_header),
     "data set": Reader(read_safetensors, (DATA_SET,), safetensors_mutant, as_data_set),
-    "model": Reader(portnn.MLP.load, (model_file(),), model_mutant, as_model),
+    "model": Reader(portnn.MLP.load, (model_file(3, 4, 2),), model_mutant, as_model),
     "idx": Reader(read_idx, (SMALL_IDX, idx(8, 4, data=b"abcd")), idx_mutant, as_idx),
     "idx.gz": Reader(
         read_idx, (zipped(SMALL_IDX), zipped(idx(8, 1000, data=bytes(1000)))), gzip_mutant(idx_mutant), as_idx
@@ -562,10 +563,33 @@ READERS = {
 }
 
 
+EVERY = 250  # one mutant in so many is made of a large file, which shows what a refusal costs
+
+
+@functools.cache
+def large(name: str) -> bytes:
+    """A good file of about a megabyte, for the reader of this name."""
+    table = b"label,a,b\n" + b"".join(b"%d,%d,0.5\n" % (i % 10, i) for i in range(60_000))
+    match name:
+        case "safetensors" | "header":
+            return tensors({f"t{i}": entry((64,), (256 * i, 256 * i + 256)) for i in range(4000)}, bytes(1_024_000))
+        case "data set":
+            many = {"images": entry((1000, 1, 250), (0, 10**6)), "labels": entry((1000,), (10**6, 1_008_000), "I64")}
+            return tensors(many, bytes(1_008_000))
+        case "model":
+            return model_file(200, 1000, 10)
+        case "csv" | "columns":
+            return table
+        case "csv.gz":
+            return zipped(table)
+    content = idx(8, 1 << 20, data=Random(0).randbytes(1 << 20))
+    return content if name == "idx" else zipped(content, 1)
+
+
 def mutant_of(name: str, k: int) -> bytes:
     """Mutant ``k`` of a reader: always the same bytes."""
     rng, reader = Random(f"{name}:{k}"), READERS[name]
-    return reader.mutant(rng.choice(reader.seeds), rng)
+    return reader.mutant(large(name) if k % EVERY == EVERY - 1 else rng.choice(reader.seeds), rng)
 
 
 @dataclass

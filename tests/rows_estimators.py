@@ -104,7 +104,7 @@ def row(
                 used = kind(**SMALL) if fresh else estimator
                 before = fingerprint(used)
                 used.set_params(**params)
-                given = [make(case, a(case) if callable(a) else a) for a in (x, y, weight)]
+                given = [a(case) if callable(a) else make(case, a) for a in (x, y, weight)]
                 arguments = {"fit": given, "predict": given[:1], "score": given[:2], "predict_proba": given[:1]}.get(
                     call, given
                 )

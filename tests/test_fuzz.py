@@ -25,7 +25,7 @@ def test_what_is_not_damaged_is_read(tmp_path: Path, name: str) -> None:
     if name == "mnist":
         return  # which knows its own files by their SHA-256
     reader = fuzz.READERS[name]
-    for content in reader.seeds:
+    for content in (*reader.seeds, fuzz.large(name)):
         (tmp_path / "file").write_bytes(content)
         reader.agrees(content, reader.read(tmp_path / "file"))
 
@@ -70,3 +70,5 @@ def test_a_fault_is_noticed(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 def test_mutants_are_always_the_same() -> None:
     assert fuzz.mutant_of("idx", 7) == fuzz.mutant_of("idx", 7)
     assert len({fuzz.mutant_of("csv", k) for k in range(200)}) > 150
+    assert len(fuzz.large("idx")) > 2**20
+    assert len(fuzz.mutant_of("idx.gz", fuzz.EVERY - 1)) > len(fuzz.mutant_of("idx.gz", 0))

@@ -36,6 +36,7 @@ def space_of(x: Any, argument: str = "X", who: str = "fit") -> Backend:
 def to_host(x: Any, argument: str = "y") -> Any:
     """Return arrays of other libraries as NumPy's where scikit-learn follows arrays; all else as it is."""
     space = space_of(x, argument)
+    space.refuse(x, "fit", argument)
     return x if space is HOST else space.to_numpy(x)
 
 
@@ -83,6 +84,12 @@ def _looked_at(x: Any, space: Backend, who: str) -> Any:
             f"{who}: Expected 2D array, got {len(x.shape)}D array instead (X has shape {tuple(x.shape)}). Reshape your "
             "data: X.reshape(-1, 1) for one feature, X.reshape(1, -1) for one sample"
         )
+    if is_array_api_obj(x):
+        get_backend(x).refuse(x, who, "X")
+    for n, what in zip(x.shape, ("sample(s)", "feature(s)"), strict=False):  # torch has a shape of its own
+        if n == 0:
+            shape = tuple(x.shape)
+            raise ValueError(f"Found array with 0 {what} (shape={shape}) while a minimum of 1 is required by {who}.")
     if "float16" in str(x.dtype):
         theirs = get_backend(x)
         x = theirs.xp.astype(x, theirs.xp.float32)
