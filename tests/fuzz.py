@@ -37,11 +37,17 @@ import portnn
 from portnn.datasets import mnist, read_columns, read_csv, read_idx, read_safetensors
 from portnn.storage import payload_sha256, read_safetensors_file, read_safetensors_header
 
+
+class Disagreement(Exception):
+    """A file was read, but not as others read it."""
+
+
 Random = random.Random
 SLACK = 16 << 20  # bytes that a reader may take beside twice the file
 # where something is wrong: a byte, a line and a column, or the tensor or the field of the configuration by its name
 PLACE = re.compile(
-    r"(byte|offset) \d+|line \d+, column \d+|tensors? '|among |first is '|format|configuration|sha256|portnn model|of MNIST"
+    r"(byte|offset) \d+|line \d+, column \d+|tensors? '|among |first is '|"
+    r"format|configuration|sha256|portnn model|of MNIST"
 )
 
 # -- what is done to bytes --------------------------------------------------------------------------------------------
@@ -173,7 +179,14 @@ def json_changed(value: Any, rng: Random) -> Any:
 
 def header_of(content: bytes) -> tuple[Any, bytes]:
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
+    return json.loads(content[8 : 8 + length], object_pairs_hook=each_once), content[8 + length :]
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        message = "a key is there twice, of which others may take the first"
+        raise Disagreement(message)
+    return dict(pairs)
 
 
 def packed(header: Any, data: bytes, rng: Random) -> bytes:
@@ -195,8 +208,9 @@ def laid_out(header: dict[str, Any], rng: Random) -> tuple[dict[str, Any], bytes
         if name != "__metadata__" and rng.random() < 0.9:
             dtype, shape = rng.choice(list(sizes)), [rng.choice((0, 1, 2, 3)) for _ in range(rng.randint(0, 4))]
             size = int(np.prod(shape, dtype=object)) * sizes[dtype] if shape else sizes[dtype]
-            new[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
-            place += size
+            begin = max(0, place + (rng.choice((-8, -1, 1, 8)) if rng.random() < 0.1 else 0))  # an overlap or a hole
+            new[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
+            place = begin + size if rng.random() < 0.5 else place + size
     return new, rng.randbytes(place) if rng.random() < 0.5 else bytes(place)
 
 
@@ -377,10 +391,6 @@ def csv_mutant(content: bytes, rng: Random) -> bytes:
 # -- what others read -------------------------------------------------------------------------------------------------
 
 
-class Disagreement(Exception):
-    """A file was read, but not as others read it."""
-
-
 def same(ours: Any, theirs: Any) -> None:
     """The same shape, dtype and bits, zeros of either sign and NaN payloads apart from each other."""
     a, b = np.asarray(ours), np.asarray(theirs)
@@ -407,6 +417,7 @@ def as_tensors(content: bytes, result: Any) -> None:
 
 def as_header(content: bytes, result: Any) -> None:
     infos, _ = result
+    header_of(content)
     theirs = by_package(content) if not any(info.dtype == np.bool_ for info in infos.values()) else None
     for name, info in infos.items() if theirs is not None else ():
         if theirs[name].shape != info.shape or theirs[name].dtype != info.dtype.newbyteorder("="):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +15,9 @@ from tolerances import assert_same
 
 import portnn
 from portnn import MLP, SGD, fit
+from portnn.backends import HOST
 from portnn.feed import Feed
-from portnn.memory import outputs_want, training_wants
+from portnn.memory import enough, outputs_want, training_wants
 
 N = 60
 X = np.random.default_rng(1).normal(size=(N, 4)).astype("float32")
@@ -107,6 +109,28 @@ def test_samples_that_do_not_fit_on_the_device_are_moved_chunk_by_chunk(monkeypa
         fit(model, X, T, **TRAIN)
     assert moved == [N, N, N]  # all at once in vain, then each epoch's chunk
     assert_same(model.backend.to_numpy(model.params), twin.backend.to_numpy(twin.params))
+
+
+class Large(np.ndarray):
+    """An array that can be referred to weakly."""
+
+
+def test_what_failed_is_let_go() -> None:
+    """The exception may be kept, by a debugger or a notebook; what the failed calls had made is not."""
+    made = []
+
+    def crowded() -> None:
+        values = np.zeros(1000).view(Large)
+        made.append(weakref.ref(values))
+        raise MemoryError
+
+    def called() -> None:
+        crowded()
+
+    with pytest.raises(MemoryError, match=r"^said$") as kept, enough(HOST, lambda: "said"):
+        called()
+    assert kept.value.__cause__ is not None
+    assert made[0]() is None
 
 
 def test_other_errors_stay_what_they_are(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:

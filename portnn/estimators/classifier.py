@@ -171,7 +171,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         elif self.warm_start and not incremental and set(unique_labels(y)) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
-                f"Previously got {shown(self.classes_.tolist())}, `y` has {shown(unique_labels(y).tolist())}"
+                f"Previously got {_few(self.classes_)}, `y` has {_few(unique_labels(y))}"
             )
         return self._encoded(y)
 
@@ -277,8 +277,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         given, known = None if classes is None else self._all_classes(classes), getattr(self, "classes_", None)
         if known is not None and given is not None and not numpy.array_equal(known, given):
             raise ValueError(
-                f"`classes={shown(given.tolist())}` is not the same as on last call to partial_fit, was: "
-                f"{shown(known.tolist())}"
+                f"`classes={_few(given)}` is not the same as on last call to partial_fit, was: {_few(known)}"
             )
         if known is None and given is None:
             message = "classes must be passed on the first call to partial_fit."
@@ -363,3 +362,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _few(labels: numpy.ndarray) -> str:
+    """Return labels as NumPy prints them, where they are few."""
+    text = str(labels)
+    return text if len(text) <= 70 else shown(labels.tolist())
