@@ -61,6 +61,14 @@ def agree(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Hand 100,000 damaged files to the readers, and hold their answers to what others read; ``-- --mutants N``."""
+    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    install_wheel(session)
+    session.run("python", str(HERE / "tests" / "fuzz.py"), *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Make known mistakes in a copy of the package, one at a time: each must turn a test red; see tests/mutants."""
     session.install(*nox.project.dependency_groups(GROUPS, "test"))

@@ -21,6 +21,7 @@ import numpy
 from portnn import model_file, storage
 from portnn.backends import get_backend
 from portnn.errors import FormatError, shown
+from portnn.files import naming
 from portnn.history import History
 
 FORMAT = 1
@@ -56,25 +57,27 @@ def listed(folder: str) -> list[tuple[int, str]]:
 
 def read(path: str, who: str) -> Kept:
     """Read a checkpoint; FormatError if it is none, is damaged, or is of a newer format."""
-    where = f"{who}: {shown(path)}"
     arrays, metadata = storage.read_safetensors_file(path)
-    if "checkpoint" not in metadata or model_file.RECORD not in arrays:
-        raise FormatError(f"{where} is a safetensors file, but not a checkpoint; MLP.load reads models")
-    try:
-        number = json.loads(metadata["checkpoint"])["format"]
-        if number > FORMAT:
-            raise FormatError(f"{where}: checkpoint format {number} > {FORMAT}; update portnn")
-        model_file.check_sum(arrays, metadata, where)
-        record = json.loads(arrays[model_file.RECORD].tobytes())
-        if record["model"] != metadata["portnn"] or record["format"] != number:
-            raise FormatError(f"{where}: its metadata are not those that were written: the file is damaged")
-        kept = Kept(path, arrays, metadata, record)
-        _check(kept)
-    except FormatError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{where} is not a checkpoint of portnn ({type(error).__name__}: {error})") from error
-    return kept
+    with naming(who, path):
+        if "checkpoint" not in metadata or model_file.RECORD not in arrays:
+            message = "a safetensors file, but not a checkpoint; MLP.load reads models"
+            raise FormatError(message)
+        try:
+            number = storage.parse_json(metadata["checkpoint"].encode(), "the position")["format"]
+            if number > FORMAT:
+                raise FormatError(f"checkpoint format {number} > {FORMAT}; update portnn")
+            model_file.check_sum(arrays, metadata.get("sha256", "nothing"))
+            record = json.loads(arrays[model_file.RECORD].tobytes())  # states of callbacks may be NaN
+            if record["model"] != metadata["portnn"] or record["format"] != number:
+                message = "its metadata are not those that were written: the file is damaged"
+                raise FormatError(message)
+            kept = Kept(path, arrays, metadata, record)
+            _check(kept)
+        except FormatError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise FormatError(f"not a checkpoint of portnn ({type(error).__name__}: {error})") from error
+        return kept
 
 
 def _check(kept: Kept) -> None:

@@ -17,7 +17,7 @@ from portnn.backends.base import State
 from portnn.checkpoint_file import FORMAT, OPTIMIZER, SUMS, Kept, listed, newest, packed, under, unpacked
 from portnn.checks import check_count, check_number
 from portnn.errors import FormatError, NonFiniteError, shown
-from portnn.files import StrPath, remove_leftovers, sync_folder
+from portnn.files import StrPath, naming, remove_leftovers, sync_folder
 from portnn.fingerprint import check_same
 from portnn.history import History, Reached
 from portnn.mlp import MLP
@@ -130,7 +130,8 @@ def load_checkpoint(
     kept = newest(path, who)[0] if os.path.isdir(path) else checkpoint_file.read(path, who)
     if kept is None:
         raise FormatError(f"{who}: there is no checkpoint in {shown(path)}; fit(..., checkpoint=folder) writes them")
-    config, params, running = model_file.parsed(kept.arrays, kept.metadata, f"{who}: {shown(kept.path)}")
+    with naming(who, kept.path):
+        config, params, running = model_file.parsed(kept.arrays, kept.metadata)
     model = MLP(**config, init="zeros")
     model.params, model.running = params, running
     model.check_finite(who)
@@ -214,7 +215,8 @@ class Saver:
         """Return where a checkpoint stands, with its arrays on the model's device; FormatError if they are not its."""
         model, record, where = self.model, kept.record, f"fit: {shown(kept.path)}"
         lead = () if model.members is None else (model.members,)
-        params, running = model_file.joined(model_file.of_model(kept.arrays), model.layers, lead, model.dtype, where)
+        with naming("fit", kept.path):
+            params, running = model_file.joined(model_file.of_model(kept.arrays), model.layers, lead, model.dtype)
         state, own, self.gone = beginning(model, self.optimizer), under(OPTIMIZER, kept), list(record["gone"])
         shapes = {name: tuple(a.shape) for name, a in state.items() if name not in ("params", "running", "units")}
         if shapes != {name: a.shape for name, a in own.items()}:
@@ -303,7 +305,7 @@ class Saver:
             model_file.RECORD: numpy.frombuffer(json.dumps(record).encode(), dtype="uint8"),
         }
         metadata = {"portnn": described, "checkpoint": json.dumps({"format": FORMAT, **standing})}
-        self._write(position.updates, arrays, {**metadata, "sha256": storage.sha256_of(arrays)})
+        self._write(position.updates, arrays, {**metadata, "sha256": storage.payload_sha256(arrays)})
         self._note(position)
 
     def _note(self, position: Position) -> None:

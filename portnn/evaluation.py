@@ -16,6 +16,7 @@ from portnn.chunked import by_chunks, wants_chunks
 from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
+from portnn.memory import enough, outputs_want
 from portnn.mlp import MLP
 from portnn.network import forward, zero_of
 from portnn.objective import check_losses
@@ -51,7 +52,8 @@ def evaluate(
     model.check_finite(who)
     with model.scope():
         data = checked(model, entry, x, t, sample_weight, class_weight, who)
-        return judged(model, make_judge(model, entry, data.share), data.feed(model, one_pass=True))
+        judge, feed = make_judge(model, entry, data.share), data.feed(model, one_pass=True)
+        return judged(model, judge, feed, who, "evaluate(model, x[:{0}], t[:{0}])")
 
 
 def predict(model: MLP, x: Array) -> Array:
@@ -176,11 +178,12 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
             return forward(layers, params, x, running=running, zero=zero_of(params))[0]
 
         run = backend.compiled(Pure(outputs, known and ("outputs", known)))
-        blocks = [f(run(model.params, model.running, batch["x"])) for batch in feed.in_order(rows)]
-        if on_host:
-            blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
-        concat = numpy.concatenate if on_host else backend.xp.concat
-        return tuple(leave(concat(arrays, axis=-2)) for arrays in zip(*blocks, strict=True))
+        with enough(backend, lambda: outputs_want(model, feed.n, rows, who, f"{who}(model, x[:{{0}}])")):
+            blocks = [f(run(model.params, model.running, batch["x"])) for batch in feed.in_order(rows)]
+            if on_host:
+                blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
+            concat = numpy.concatenate if on_host else backend.xp.concat
+            return tuple(leave(concat(arrays, axis=-2)) for arrays in zip(*blocks, strict=True))
 
 
 class Data(NamedTuple):
@@ -276,12 +279,13 @@ def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
     return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
 
 
-def judged(model: MLP, judge: Judge, feed: Feed) -> dict[str, Any]:
-    """Return the means that ``judge`` sums up over all batches of ``feed``."""
+def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str) -> dict[str, Any]:
+    """Return the means that ``judge`` sums up over all batches of ``feed``; ``example``: see :mod:`portnn.memory`."""
     sums: dict[str, Any] = {}
-    for batch in feed.in_order():
-        total, _ = read_back(model.backend, judge(model.params, model.running, batch), model.params)
-        sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
+    with enough(model.backend, lambda: outputs_want(model, feed.n, CHUNK_ROWS, who, example)):
+        for batch in feed.in_order():
+            total, _ = read_back(model.backend, judge(model.params, model.running, batch), model.params)
+            sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
     return means(sums, feed.n)
 
 

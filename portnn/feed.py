@@ -62,7 +62,12 @@ class Feed:
         free = backend.free_memory()
         elsewhere = not backend.owns(x)
         self.streamed = elsewhere and (one_pass or (free is not None and x.nbytes > share * free))
-        self.x = x if self.streamed or backend.owns(x) else self._move(x)
+        try:
+            self.x = x if self.streamed or backend.owns(x) else self._move(x)
+        except Exception as error:
+            if not backend.ran_out_of_memory(error):
+                raise
+            self.x, self.streamed = x, True  # there was less room than the library said
         self.others = {name: backend.asarray(a) for name, a in others.items() if a is not None}
 
     def gather(self, rows: slice) -> Batch:

@@ -117,6 +117,8 @@ def naming(function: str, path: StrPath) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
+        if str(error).startswith(f"{function}: "):  # said further in
+            raise
         message = f"{function}: {shown(os.fspath(path))}: {error}"
         raise FormatError(message if len(message) < 480 else message[:480] + "...") from None
 

@@ -19,6 +19,7 @@ from portnn.errors import NonFiniteError
 from portnn.evaluation import Judge, judged, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk
 from portnn.history import History, Reached
+from portnn.memory import enough, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
 from portnn.progress import Bar
@@ -84,23 +85,19 @@ class Loop:
         words = sample_words(self.seed, epoch, feed.n) if drops(model) else None
         for start, steps, size in self._chunks():
             here = slice(start, start + steps * size)
-            chunk = feed.chunk(here if order is None else order[here])
-            if words is not None:
-                chunk["samples"] = Rows(backend, backend.asarray(words[here]))
             state, count = self.position.state, self.position.updates
             rows = _rows(self.optimizer, count, steps)
             # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
             before = copied(backend, state)
             self.position = self.position._replace(state=before)
-            try:
+            with enough(backend, functools.partial(training_wants, model, steps, size)):
+                chunk = feed.chunk(here if order is None else order[here])
+                if words is not None:
+                    chunk["samples"] = Rows(backend, backend.asarray(words[here]))
                 state, metrics = self.compiled.run(steps, size, state, chunk, rows, before)
                 if self.ahead and here.stop == feed.n and order is not None and epoch + 1 < epochs:
                     self._next = epoch + 1, self.order_of(epoch + 1)  # while the device is at work
                 total, finite = read_back(backend, metrics, state["params"], state.get("running"))
-            except Exception as error:
-                if backend.ran_out_of_memory(error):
-                    raise MemoryError(_too_large(model, steps, size)) from error
-                raise
             if not finite:
                 seen = (model, self.compiled.step, before, chunk, rows, steps, size)
                 before, step_in_chunk, off, where = first_non_finite(*seen)
@@ -132,7 +129,8 @@ class Loop:
         _hand_over(model, position.state)
         entry = means(position.sums or {}, self.feed.n)
         if self.held_out is not None:
-            entry |= {f"val_{name}": value for name, value in judged(model, self.judge, self.held_out).items()}
+            scores = judged(model, self.judge, self.held_out, "fit: validation", "validation_data=(x[:{0}], t[:{0}])")
+            entry |= {f"val_{name}": value for name, value in scores.items()}
         if hasattr(self.optimizer, "rate"):
             entry["learning_rate"] = self.optimizer.rate(position.updates - 1)
         entry["epoch_seconds"] = position.seconds
@@ -221,14 +219,3 @@ def _observe(learning_rate: Any, loss: Any) -> None:
             _observe(rate, own)
     elif observers(learning_rate):
         learning_rate.observe(float(numpy.mean(loss)))
-
-
-def _too_large(model: MLP, steps: int, batch_size: int) -> str:
-    """Say what a chunk that did not fit would have wanted: its rows, and each layer's values there and back."""
-    width = 4 if model.dtype == "float32" else 8
-    wanted = width * (steps * batch_size * model.sizes[0] + 3 * batch_size * sum(model.sizes) * (model.members or 1))
-    wanted += 4 * width * model.n_params * (model.members or 1)
-    return (
-        f"fit: out of memory: batches of {batch_size} samples want about {wanted} bytes; try "
-        f"batch_size={max(batch_size // 2, 1)}. The model is that of the last finished steps"
-    )

@@ -369,10 +369,10 @@ class MLP(Derivatives):
     ) -> MLP:
         """Read a model that :meth:`save` wrote, on any backend and in either dtype.
 
-        Raises FormatError if the file is not such a model; nothing in a file is ever executed.
+        Raises FormatError if the file is not such a model, or not as it was saved (its SHA-256 is in it); nothing in a
+        file is ever executed.
         """
         config, params, running = model_file.read(path)
         model = cls(**config, init="zeros")
         model.params, model.running = params, running
-        model.check_finite("MLP.load")
         return model.to(backend=backend, device=device, dtype=dtype)

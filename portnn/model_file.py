@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy
 
 from portnn import scaling, storage
 from portnn.activations import describe_activation, get_activation
-from portnn.errors import FormatError, shown
-from portnn.layout import Layer, check_sizes, layout, options
+from portnn.backends import one_of
+from portnn.backends.base import FLOATS
+from portnn.checks import check_count
+from portnn.errors import FormatError, reason, shown
+from portnn.files import naming
+from portnn.layout import Layer, check_seeds, check_sizes, layout, options
+from portnn.scaling import check_width
 
 FORMAT = 3  # 2 has no parts of hidden layers, 1 no scalings: the oldest that can hold a model is written
 TRAINING = "training/"  # what the names of a checkpoint's other tensors begin with
 RECORD = TRAINING + "record"  # the one that says it is a checkpoint
 _CONFIG = ("sizes", "dtype", "members", "seed", "activation", "bias")
+T = TypeVar("T")
 _MORE = ("dropout", "normalization", "residual")
 
 
@@ -46,8 +52,9 @@ def write(
         message = "MLP.save: 'portnn' in the metadata is the model's own; choose another name"
         raise ValueError(message)
     activation_names(layers, "MLP.save")
-    whole = json.dumps(described(config, layers))
-    storage.write_safetensors_file(path, cut(layers, params, running), {**(metadata or {}), "portnn": whole})
+    arrays = cut(layers, params, running)
+    whole = {**described(config, layers), "sha256": storage.payload_sha256(arrays)}
+    storage.write_safetensors_file(path, arrays, {**(metadata or {}), "portnn": json.dumps(whole)})
 
 
 def described(config: dict[str, Any], layers: tuple[Layer, ...]) -> dict[str, Any]:
@@ -87,53 +94,77 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], numpy.ndarray, numpy.ndarray | None]:
     """Return the arguments of MLP, the flat vector and the running statistics.
 
-    FormatError unless the file holds exactly such a model, or a checkpoint of its training.
+    FormatError unless the file holds exactly such a model, or a checkpoint of its training, with the very numbers that
+    were saved: their SHA-256 is in the metadata, though not in files of releases before it was, which are read without.
     """
-    where = f"MLP.load: {os.fspath(path)!r}"
     arrays, metadata = storage.read_safetensors_file(path)
-    if RECORD in arrays:
-        check_sum(arrays, metadata, where)
-    return parsed(arrays, metadata, where)
+    with naming("MLP.load", path):
+        if RECORD in arrays:
+            check_sum(arrays, metadata.get("sha256", "nothing"))
+        return parsed(arrays, metadata)
 
 
-def check_sum(arrays: dict[str, numpy.ndarray], metadata: dict[str, str], where: str) -> None:
-    """FormatError unless the arrays of a checkpoint are those that were written."""
-    promised, found = metadata.get("sha256", "nothing"), storage.sha256_of(arrays)
-    if promised != found:
-        raise FormatError(
-            f"{where}: sha256 mismatch: the header says {shown(promised[:16])}, the arrays have {found[:16]}: the file "
-            "is damaged"
-        )
+def check_sum(arrays: Mapping[str, numpy.ndarray], saved: object) -> None:
+    """FormatError unless the arrays have the SHA-256 of those that were written."""
+    if saved != (found := storage.payload_sha256(arrays)):
+        raise FormatError(f"sha256 mismatch: the tensors have {found}, saved were {shown(saved)}; the file is damaged")
 
 
 def parsed(
-    arrays: dict[str, numpy.ndarray], metadata: dict[str, str], where: str
+    arrays: dict[str, numpy.ndarray], metadata: Mapping[str, str]
 ) -> tuple[dict[str, Any], numpy.ndarray, numpy.ndarray | None]:
-    """Return what :func:`read` does from arrays and metadata of a file."""
+    """Return what :func:`read` does from the arrays and metadata of a file."""
     if "portnn" not in metadata:
-        raise FormatError(f"{where} is a safetensors file, but not of a portnn model (no 'portnn' in its metadata)")
-    try:
-        config = json.loads(metadata["portnn"])
-        if config["format"] > FORMAT:
-            raise FormatError(f"{where}: format {config['format']} > {FORMAT}; update portnn")
-        scalings = {name: scaling.from_description(config[name]) for name in ("inputs", "outputs") if name in config}
-        more = {name: config[name] for name in _MORE if name in config}
-        config = {name: config[name] for name in _CONFIG} | scalings | more
+        message = "a safetensors file, but not of a portnn model (no 'portnn' in its metadata)"
+        raise FormatError(message)
+    whole = storage.parse_json(metadata["portnn"].encode(), "the configuration")
+    config, layers = _configuration(whole)
+    model = of_model(arrays)
+    lead = () if config["members"] is None else (config["members"],)
+    params, running = joined(model, layers, lead, config["dtype"])
+    _or_format_error(lambda: check_seeds(config["seed"], config["members"]))  # as many as there are members
+    if whole.get("sha256") is not None:
+        check_sum(model, whole["sha256"])
+    return config, params, running
+
+
+def _configuration(whole: Any) -> tuple[dict[str, Any], tuple[Layer, ...]]:
+    """Return the arguments of MLP and the layers that they make; FormatError unless all of them are good ones."""
+
+    def parsed() -> tuple[dict[str, Any], tuple[Layer, ...]]:
+        if check_count("MLP", "format", whole["format"]) > FORMAT:
+            raise FormatError(f"format {shown(whole['format'])} > {FORMAT}; update portnn")
+        scalings = {name: scaling.from_description(whole[name]) for name in ("inputs", "outputs") if name in whole}
+        more = {name: whole[name] for name in _MORE if name in whole}
+        config = {name: whole[name] for name in _CONFIG} | scalings | more
         for name in config["activation"]:
-            if name.startswith("<"):
+            if isinstance(name, str) and name.startswith("<"):
                 raise FormatError(
-                    f"{where}: the activation {shown(name)} is a function of the user's, which no file holds; make the "
-                    "model and give it to fit(..., resume=True)"
+                    f"the activation {shown(name)} is a function of the user's, which no file holds; make the model "
+                    "and give it to fit(..., resume=True)"
                 )
             get_activation(name)
         sizes, activation, bias, members = (config[name] for name in ("sizes", "activation", "bias", "members"))
+        if members is not None:
+            check_count("MLP", "members", members)
         layers = layout(check_sizes(sizes), activation, bias, **scalings, **more, members=members)
+        one_of("dtype", config["dtype"], FLOATS)
+        check_width(layers[0].before, layers[-1].after, config["dtype"])
+        return config, layers
+
+    return _or_format_error(parsed)
+
+
+def _or_format_error(check: Callable[[], T]) -> T:
+    try:
+        return check()
     except FormatError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArithmeticError) as error:
-        raise FormatError(f"{where}: the configuration is not one of a portnn model: {error}") from error
-    lead = () if members is None else (members,)
-    return config, *joined(of_model(arrays), layers, lead, config["dtype"], where)
+        said = f"{type(error).__name__}: {reason(error)}"
+        raise FormatError(
+            f"the configuration is not one of a portnn model ('portnn' in the metadata): {said}"
+        ) from error
 
 
 def of_model(arrays: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
@@ -142,23 +173,27 @@ def of_model(arrays: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
 
 
 def joined(
-    arrays: dict[str, numpy.ndarray], layers: tuple[Layer, ...], lead: tuple[int, ...], dtype: str, where: str
+    arrays: Mapping[str, numpy.ndarray], layers: tuple[Layer, ...], lead: tuple[int, ...], dtype: str
 ) -> tuple[numpy.ndarray, numpy.ndarray | None]:
     """Return the flat vectors that tensors of layers consist of; ``lead`` is (), or (members,)."""
     wanted = _tensors(layers)
     pieces: dict[bool, list[numpy.ndarray]] = {False: [], True: []}
     for name, _, shape, kept in wanted:
+        what = f"tensor {shown(name)}"
         if name not in arrays:
-            raise FormatError(f"{where}: tensor {name!r} is missing")
-        if arrays[name].shape != (*lead, *shape) or arrays[name].dtype.name != dtype:
-            got = f"{arrays[name].dtype.name} {arrays[name].shape}"
-            raise FormatError(f"{where}: tensor {name!r} is {got}, the configuration says {dtype} {(*lead, *shape)}")
-        if name.endswith("variance") and not (arrays[name] >= 0.0).all():
-            raise FormatError(f"{where}: tensor {name!r} holds a variance that is negative or NaN")
-        pieces[kept].append(arrays[name].reshape(*lead, -1))
+            raise FormatError(f"{what} is missing")
+        a = arrays[name]
+        if a.shape != (*lead, *shape) or a.dtype.name != dtype:
+            expected = f"{dtype} {(*lead, *shape)}"
+            raise FormatError(f"{what} is {a.dtype.name} {a.shape}, the configuration says {expected}")
+        if name.endswith("variance") and not (a >= 0.0).all():
+            raise FormatError(f"{what} holds a variance that is negative or NaN")
+        if not numpy.isfinite(a).all():
+            raise FormatError(f"{what} holds NaN or infinity")
+        pieces[kept].append(a.reshape(*lead, -1))
     if len(arrays) != len(wanted):
         extra = sorted(set(arrays) - {name for name, *_ in wanted})
-        raise FormatError(f"{where}: {len(extra)} tensors are not of this model, the first is {extra[0]!r}")
+        raise FormatError(f"{len(extra)} tensors are not of this model, the first is {shown(extra[0])}")
     params, *running = (numpy.concatenate(each, axis=-1) for each in pieces.values() if each)
     return params, running[0] if running else None
 

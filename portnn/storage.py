@@ -121,18 +121,12 @@ def write_safetensors_file(
     atomic_write(path, chunks())
 
 
-def little_endian_bytes(array: np.ndarray) -> memoryview:
-    """The elements in C order, little-endian, whatever the layout of ``array``; a copy only where needed."""
-    contiguous = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    return contiguous.reshape(-1).view(np.uint8).data
-
-
-def sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of all bytes behind the header of the file that holds these arrays, in hexadecimal.
+def payload_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 of what :func:`write_safetensors_file` puts behind the header, as 64 hexadecimal digits.
 
     Examples
     --------
-    >>> sha256_of({"a": np.zeros(2, "u1"), "b": np.zeros(1, "u2")}) == sha256_of({"c": np.zeros(4, "u1")})
+    >>> payload_sha256({"b": np.uint8([2]), "a": np.uint8([1])}) == hashlib.sha256(bytes([1, 2])).hexdigest()
     True
     """
     digest = hashlib.sha256()
@@ -142,7 +136,14 @@ def sha256_of(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _in_order(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names in the order in which the arrays stand in a file."""
     return sorted(arrays, key=lambda name: (_LAYOUT.index(_dtype_name(arrays[name])), name))
+
+
+def little_endian_bytes(array: np.ndarray) -> memoryview:
+    """The elements in C order, little-endian, whatever the layout of ``array``; a copy only where needed."""
+    contiguous = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    return contiguous.reshape(-1).view(np.uint8).data
 
 
 def _dtype_name(array: np.ndarray) -> str:
@@ -211,7 +212,7 @@ def read_safetensors_file(
         for name, info in infos.items():
             if names is None or name in names:
                 file.seek(start + info.begin)
-                arrays[name] = _read_tensor(file, name, info)
+                arrays[name] = _read_tensor(file, name, info, start + info.begin)
         return arrays, metadata
 
 
@@ -235,63 +236,90 @@ def _read_header(file: BinaryIO, max_header_bytes: int) -> tuple[dict[str, Tenso
     size = os.fstat(file.fileno()).st_size
     head = file.read(512)
     if len(head) < 9:
-        raise FormatError(f"a safetensors header takes at least 10 bytes, the file has {len(head)}")
+        raise FormatError(f"a safetensors header takes at least 10 bytes, the file ends at byte {len(head)}")
     length = int.from_bytes(head[:8], "little")
     # The first byte of the JSON tells kinds apart: the length alone may well look like the start of a pickle.
     if head[8:9] != b"{" and (kind := looks_like(head)):
-        raise FormatError(f"no safetensors header{kind}")
+        raise FormatError(f"no safetensors header at byte 0{kind}")
     if not 2 <= length <= size - 8:
-        raise FormatError(f"the header claims {length} bytes, the file has {size}: cut off, or not safetensors")
+        raise FormatError(
+            f"the header claims {length} bytes at byte 0, the file has {size}: cut off, or not safetensors"
+        )
     if length > max_header_bytes:
-        raise FormatError(f"the header claims {length} bytes, more than max_header_bytes={max_header_bytes}")
+        raise FormatError(f"the header claims {length} bytes at byte 0, more than max_header_bytes={max_header_bytes}")
     if head[8:9] != b"{":
         raise FormatError(f"the header must begin with '{{', found {head[8:9]!r} at byte 8")
     file.seek(8)
-    header = _parse_json(file.read(length))
-    metadata = _checked_metadata(header.pop("__metadata__", {}))
-    infos = {name: _checked_entry(name, entry) for name, entry in header.items()}
+    text = file.read(length)
+    header = parse_json(text, "the header", 8)  # begins with "{", so it is a dict
+    infos = {}
+    for name, entry in header.items():
+        try:
+            if name == "__metadata__":
+                _check_metadata(entry)
+            else:
+                infos[name] = _checked_entry(name, entry)
+        except FormatError as error:
+            raise FormatError(f"{error} (at byte {8 + _mention(text, name)})") from None
     infos = dict(sorted(infos.items(), key=lambda item: (item[1].begin, item[1].end)))
-    end = 0
+    start, end = 8 + length, 0
     for name, info in infos.items():
         if info.begin != end:
             kind = "a hole" if info.begin > end else "an overlap"
-            raise FormatError(f"tensor {shown(name)} has offset {info.begin}, expected {end}: {kind}")
+            where = f"at byte {start + min(info.begin, end)}"
+            raise FormatError(f"tensor {shown(name)} has offset {info.begin}, expected {end}: {kind} {where}")
         end = info.end
-    if end != size - 8 - length:
-        raise FormatError(f"size: the tensors take {end} bytes, the file has {size - 8 - length} for them")
-    return infos, metadata, 8 + length
+    if end != size - start:
+        raise FormatError(f"size: the tensors take {end} bytes, the file has {size - start} for them at byte {start}")
+    return infos, header.get("__metadata__", {}), start
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
+def parse_json(text: bytes, what: str, start: int = 0) -> Any:
+    """Read JSON that may come from anywhere; FormatError says at which byte ``what`` is wrong, counted from ``start``.
+
+    Stricter than :func:`json.loads`: no key twice, no NaN, and what is nested too deep is an error like any other.
+
+    Examples
+    --------
+    >>> parse_json(b'{"a": [1, 2]}', "the text")
+    {'a': [1, 2]}
+    >>> parse_json(b'{"a": 1, "a": 2}', "the text")
+    Traceback (most recent call last):
+    portnn.errors.FormatError: the text has the key 'a' twice, at byte 9
+    """
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise FormatError(f"{what} has the key {shown(name)} twice, at byte {start + _mention(text, name)}")
+        return result
+
+    def refuse_constant(constant: str) -> None:
+        raise FormatError(f"{what} has {constant} at byte {start + text.find(constant.encode())}, which is not JSON")
+
     try:
-        header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
-        )
+        decoded = text.decode("utf-8")
+        return json.loads(decoded, object_pairs_hook=without_duplicates, parse_constant=refuse_constant)
     except FormatError:
         raise
     except UnicodeDecodeError as error:
-        raise FormatError(f"the header is not UTF-8 at byte {8 + error.start}") from None
+        raise FormatError(f"{what} is not UTF-8 at byte {start + error.start}") from None
     except json.JSONDecodeError as error:
-        raise FormatError(f"the header is not JSON at character {error.pos}: {error.msg}") from None
+        place = start + len(decoded[: error.pos].encode())
+        raise FormatError(f"{what} is not JSON at byte {place}: {error.msg}") from None
     except (RecursionError, ValueError):  # too deep; or an integer of more digits than Python converts
-        message = "the header is nested too deep or has numbers that are too long"
+        message = f"{what} at byte {start} is nested too deep or has numbers that are too long"
         raise FormatError(message) from None
-    return header  # begins with "{", so it is a dict
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        name = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise FormatError(f"the header has the key {shown(name)} twice")
-    return result
+def _mention(text: bytes, name: str) -> int:
+    """Where JSON has a key for the last time; 0 where it is written with escapes of other characters than usual."""
+    key = re.escape(json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")) + rb"\s*:"
+    return max((match.start() for match in re.finditer(key, text)), default=0)
 
 
-def _refuse_constant(text: str) -> None:
-    raise FormatError(f"the header has {text}, which is not JSON")
-
-
-def _checked_metadata(metadata: Any) -> dict[str, str]:
+def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         message = "the header's __metadata__ must map text to text"
         raise FormatError(message)
@@ -300,7 +328,6 @@ def _checked_metadata(metadata: Any) -> dict[str, str]:
     except UnicodeEncodeError:  # "\ud800" passes for JSON but could not be written back
         message = "the header's __metadata__ has half a surrogate pair, which is not text"
         raise FormatError(message) from None
-    return metadata
 
 
 def _checked_entry(name: str, entry: Any) -> TensorInfo:
@@ -333,11 +360,12 @@ def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _read_tensor(file: BinaryIO, name: str, info: TensorInfo) -> np.ndarray:
+def _read_tensor(file: BinaryIO, name: str, info: TensorInfo, start: int) -> np.ndarray:
     array = np.empty(info.shape, info.dtype)
     buffer = array.reshape(-1).view(np.uint8)
     if file.readinto(buffer.data) != array.nbytes:  # type: ignore[attr-defined]
-        raise FormatError(f"size: the file became shorter while tensor {shown(name)} was read")
+        raise FormatError(f"size: the file became shorter while tensor {shown(name)} at byte {start} was read")
     if info.dtype == np.bool_ and array.size and buffer.max() > 1:
-        raise FormatError(f"tensor {shown(name)} is BOOL but has bytes other than 0 and 1")
+        place = start + int((buffer > 1).argmax())
+        raise FormatError(f"tensor {shown(name)} is BOOL but has bytes other than 0 and 1, first at byte {place}")
     return array.astype(info.dtype.newbyteorder("="), copy=False)

@@ -39,7 +39,7 @@ ROOMS = (
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling", "normalization", "dropout"),
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
-    *("feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
+    *("memory", "feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
     *(
         "evaluation",
         "diagnosis",
@@ -161,16 +161,49 @@ def imports_more_than_promised(tree: ast.Module) -> Iterator[str]:
 
 
 def can_execute_data(tree: ast.Module) -> Iterator[str]:
-    modules = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    modules = {
+        "pickle",
+        "_pickle",
+        "cPickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "marshal",
+        "shelve",
+        "yaml",
+        "runpy",
+        "code",
+    }
+    runners = {"eval", "exec", "compile", "__import__"}
+    loaders = {"load", "loads", "read_pickle", "unsafe_load", "full_load", "load_all"}
+    known = {"np", "numpy", "torch", *modules}  # and whatever these are called here
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, ast.Import) else ():
+            known |= {alias.asname} if alias.name.partition(".")[0] in known and alias.asname else set()
     for line, name in imports(ast.walk(tree)):
-        if set(name.split(".")) & modules:
+        parts = name.split(".")
+        if set(parts) & modules or (parts[0] in known and parts[-1] in loaders):
             yield f"{line}: imports {name}"
+        if parts[0] == "builtins" and parts[-1] in runners:
+            yield f"{line}: imports {name}"
+    for node in ast.walk(tree):
+        said = getattr(node, "id", getattr(node, "value", None)) if isinstance(node, ast.Name | ast.Constant) else None
+        if isinstance(said, str) and said in runners - {"compile"}:  # which is an option of fit
+            yield f"{node.lineno}: says {ast.unparse(node)}"
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in runners
+            and ast.unparse(node.value) in ("builtins", "__builtins__")
+        ):
+            yield f"{node.lineno}: says {ast.unparse(node)}"
     for call, name in calls(tree):
-        owner = getattr(getattr(call.func, "value", None), "id", "")
-        if isinstance(call.func, ast.Name) and name in ("eval", "exec", "compile", "__import__"):
+        if isinstance(call.func, ast.Name) and name == "compile":
             yield f"{call.lineno}: calls {name}()"
-        if name in ("load", "loads") and owner in {"np", "numpy", "torch", "yaml", *modules}:
+        owner = ast.unparse(call.func.value).partition(".")[0] if isinstance(call.func, ast.Attribute) else ""
+        if name in loaders - {"load", "loads"} or (name in loaders and owner in known):
             yield f"{call.lineno}: calls {owner}.{name}()"
+        if ast.unparse(call.func) in ("os.system", "os.popen") or any(k.arg == "shell" for k in call.keywords):
+            yield f"{call.lineno}: hands text to a shell"
         if name == "genfromtxt":
             yield f"{call.lineno}: genfromtxt turns text into NaN without a word"
         if any(k.arg == "allow_pickle" and getattr(k.value, "value", None) is not False for k in call.keywords):
@@ -292,9 +325,12 @@ RULES = {
                 "torch.load(f)",
             ),
             *("compile(text, 'f', 'exec')", "np.load(f)", "numpy.load(f)", "np.loadtxt(f, allow_pickle=True)"),
-            "np.genfromtxt(f)",
+            *("np.genfromtxt(f)", "from numpy import load", "import numpy as n\nn.load(f)", "torch.jit.load(f)"),
+            *("yaml.unsafe_load(f)", "import yaml", "pandas.read_pickle(f)", "import builtins\nbuiltins.eval(text)"),
+            *("run = eval", "getattr(builtins, 'exec')(text)", "from builtins import exec as run", "__import__(name)"),
+            *("from pickle import Unpickler", "import os\nos.system(text)", "subprocess.run(text, shell=True)"),
         ),
-        ("re.compile('a')", "json.loads(text)", "MLP.load(path)", "np.fromfile(f, allow_pickle=False)"),
+        ("re.compile('a')", "json.loads(text)", "MLP.load(path)", "np.fromfile(f, allow_pickle=False)", "net.eval()"),
     ),
     "only what the standard has": Rule(
         leaves_the_standard,

@@ -14,7 +14,7 @@ from portnn.backends import one_of
 from portnn.datasets.csv_table import _NUMBER, _are_names, _blocks, _fail, _fields, _first_line, _Layout, _parse_fast
 from portnn.datasets.stream import open_data
 from portnn.errors import FormatError
-from portnn.files import StrPath, listing, shown
+from portnn.files import StrPath, listing, naming, shown
 
 MAX_CATEGORIES = 200
 MISSING = frozenset({"", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
@@ -108,17 +108,18 @@ def read_columns(
     """
     one_of("missing of read_columns", missing, ("refuse", "drop"))
     file = _File(path, delimiter, header, max_rows, max_bytes)
-    names = file.names()
-    if wanted is None:
-        for name in (*drop, *categorical):
-            find(name, names)
-        places = [place for place, name in enumerate(names) if name not in drop]
-        if not places:
-            raise FormatError(f"read_columns: {shown(str(path))}: all columns are left out")
-        wanted = _survey(file, names, places, categorical, missing)
-    else:
-        places = [find(column.name, names, str(path)) for column in wanted]
-    return _collect(file, tuple(wanted), places, missing)
+    with naming("read_columns", path):
+        names = file.names()
+        if wanted is None:
+            for name in (*drop, *categorical):
+                find(name, names)
+            places = [place for place, name in enumerate(names) if name not in drop]
+            if not places:
+                raise FormatError("all columns are left out")  # noqa: EM101
+            wanted = _survey(file, names, places, categorical, missing)
+        else:
+            places = [find(column.name, names) for column in wanted]
+        return _collect(file, tuple(wanted), places, missing)
 
 
 def column_names(path: StrPath, *, delimiter: str = "auto", header: bool = True) -> list[str]:
@@ -126,7 +127,7 @@ def column_names(path: StrPath, *, delimiter: str = "auto", header: bool = True)
     return _File(path, delimiter, header, 1, 1).names()
 
 
-def find(name: str, names: Sequence[str], path: str = "") -> int:
+def find(name: str, names: Sequence[str]) -> int:
     """Return the place of a name, or raise FormatError with the one that may have been meant.
 
     Examples
@@ -138,10 +139,10 @@ def find(name: str, names: Sequence[str], path: str = "") -> int:
     """
     if name in names:
         return list(names).index(name)
-    near = difflib.get_close_matches(name, names, 1) or [n for n in names if n.strip().lower() == name.strip().lower()]
+    few = names[:200]  # to compare with tens of thousands takes seconds
+    near = difflib.get_close_matches(name, few, 1) or [n for n in names if n.strip().lower() == name.strip().lower()]
     cure = f"did you mean {shown(near[0], 60)}?" if near else f"the columns are {listing(names)}"
-    where = f"{shown(path)}: " if path else ""
-    raise FormatError(f"{where}there is no column {shown(name, 60)}; {cure}")
+    raise FormatError(f"there is no column {shown(name, 60)}; {cure}")
 
 
 class _File:
@@ -165,10 +166,12 @@ class _File:
                 return [str(k) for k in range(1, len(fields) + 1)]
             if not any(_are_names([field]) for field in fields):
                 _fail(1, 1, "a line of numbers where the names of the columns should be; give them, or say no header")
+            seen: set[str] = set()  # of up to 65,536 names
             for place, name in enumerate(fields):
-                if not name or name in fields[:place]:
+                if not name or name in seen:
                     what = f"the name {shown(name, 40)} is there twice" if name else _NO_NAME
                     _fail(1, place + 1, what)
+                seen.add(name)
             return fields
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:

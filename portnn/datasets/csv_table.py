@@ -226,6 +226,8 @@ def _fields(text: bytes, line: int, delimiter: bytes) -> list[str]:
         _fail(line, 1, "the line is empty")
     if (position := text.find(b"\0")) >= 0:
         _fail(line, column(position), "a NUL byte: this is no text file, or it is UTF-16 (save it as UTF-8)")
+    if (position := text.find(b"\r")) >= 0:  # that of CRLF is gone by now
+        _fail(line, column(position), "a carriage return within the line (end lines with LF or CRLF)")
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:

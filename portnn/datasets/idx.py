@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from portnn.datasets.stream import open_data
+from portnn.datasets.stream import is_inflated, open_data
 from portnn.errors import FormatError
 from portnn.files import StrPath, atomic_write, check_shape, looks_like, shown
 
@@ -27,13 +27,15 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _TYPES = {dtype: code for code, dtype in _DTYPES.items()}
 _STEP = 1 << 20
+_UNSEEN = 1 << 24  # bytes of a gzip stream that are kept before its end has been seen
 
 
 def read_idx(path: StrPath) -> np.ndarray:
     """Read an IDX file, raw or gzip (told by its first bytes, not by its name).
 
     The extents are checked against the size of the file before anything is read, memory grows only with the bytes
-    that are really there, and a gzip stream is never inflated further than the header declares.
+    that are really there, and a gzip stream is never inflated further than the header declares. One that declares more
+    than 16 MiB is inflated twice: a few kB may claim to be gigabytes, so its end is seen before any of it is kept.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def parse_idx(stream: BinaryIO, most: int) -> np.ndarray:
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0":
         kind = looks_like(head + stream.read(508))
-        raise FormatError(f"an IDX file begins with two zero bytes, type and rank, found {head!r}{kind}")
+        raise FormatError(f"an IDX file begins with two zero bytes, type and rank, found {head!r} at offset 0{kind}")
     if (dtype := _DTYPES.get(head[2])) is None:
         raise FormatError(f"IDX type 0x{head[2]:02X} at offset 2, expected 08, 09, 0B, 0C, 0D or 0E")
     if head[3] == 0:
@@ -111,23 +113,36 @@ def parse_idx(stream: BinaryIO, most: int) -> np.ndarray:
     if len(extents) < 4 * head[3]:
         raise FormatError(f"the file ends at offset {4 + len(extents)}, within the {head[3]} IDX extents")
     shape = tuple(int.from_bytes(extents[i : i + 4], "big") for i in range(0, len(extents), 4))
-    check_shape(shape, "the IDX array")
+    check_shape(shape, "the IDX array at offset 4")
     needed = math.prod(shape) * dtype.itemsize  # Python integers: 65536**4 does not wrap to 0
     start = 4 + len(extents)
     if start + needed > most:
-        raise FormatError(f"IDX shape {shape} needs {start + needed} bytes, the file can hold at most {most}")
+        what = f"IDX shape {shape} at offset 4"
+        raise FormatError(f"{what} needs {start + needed} bytes, the file can hold at most {most}")
+    if needed > _UNSEEN and is_inflated(stream):
+        for _ in _body(stream, start, needed, shape):
+            pass
+        stream.seek(start)
     data = bytearray()
-    while len(data) < needed:
-        piece = stream.read(min(_STEP, needed - len(data)))
-        if not piece:
-            raise FormatError(f"the data ends at offset {start + len(data)}, IDX shape {shape} needs {start + needed}")
+    for piece in _body(stream, start, needed, shape):
         data += piece
-    if stream.read(1):  # also brings a gzip stream to its checksum
-        raise FormatError(f"there are bytes beyond offset {start + needed}, where IDX shape {shape} ends")
     array = np.frombuffer(data, dtype).reshape(shape)
     if not dtype.isnative:
         array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
     return array
+
+
+def _body(stream: BinaryIO, start: int, needed: int, shape: tuple[int, ...]) -> Iterator[bytes]:
+    """Yield the ``needed`` bytes at offset ``start``, piece by piece; FormatError unless they are all there is."""
+    end = start + needed
+    while start < end:
+        piece = stream.read(min(_STEP, end - start))
+        if not piece:
+            raise FormatError(f"the data ends at offset {start}, IDX shape {shape} needs {end}")
+        yield piece
+        start += len(piece)
+    if stream.read(1):  # also brings a gzip stream to its checksum
+        raise FormatError(f"there are bytes beyond offset {end}, where IDX shape {shape} ends")
 
 
 def write_idx(path: StrPath, array: np.ndarray) -> None:

@@ -34,6 +34,11 @@ def inflated(file: BinaryIO, size: int) -> tuple[BinaryIO, int]:
     return file, size
 
 
+def is_inflated(stream: BinaryIO) -> bool:
+    """Whether a stream of :func:`open_data` is inflated as it is read: how long it is only shows at its end."""
+    return isinstance(getattr(stream, "raw", None), _Gzip)
+
+
 class _Gzip(io.RawIOBase):
     """One gzip member, inflated as it is read; its end is reached only if the checksum is right and nothing follows.
 
@@ -42,10 +47,32 @@ class _Gzip(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file.seek(0)
         self._inflater = zlib.decompressobj(wbits=31)
+        self._position = 0
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to an offset of the content: what comes before is inflated again, and nothing of it kept."""
+        if whence == io.SEEK_CUR:
+            offset += self._position
+        elif whence != io.SEEK_SET:
+            message = "where a gzip stream ends is only known there"
+            raise io.UnsupportedOperation(message)
+        if offset < self._position:
+            self._begin()
+        scratch = memoryview(bytearray(_STEP))
+        while self._position < offset and self.readinto(scratch[: offset - self._position]):
+            pass
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._inflater.eof:
@@ -53,14 +80,18 @@ class _Gzip(io.RawIOBase):
             try:
                 piece = self._inflater.decompress(data, min(len(buffer), _STEP))
             except zlib.error as error:
-                raise FormatError(f"the gzip stream is damaged ({str(error).split(': ')[-1]})") from None
+                said, here = str(error).split(": ")[-1], self._file.tell()
+                raise FormatError(f"the gzip stream is damaged ({said}) at byte {here} of the file or before") from None
             if piece:
                 buffer[: len(piece)] = piece
+                self._position += len(piece)
                 return len(piece)
             if not data:
-                message = "the gzip stream is truncated: the file ends before the stream does"
-                raise FormatError(message)
-        if self._inflater.unused_data or self._file.read(1):
-            message = "something follows the gzip stream: trailing bytes or a second member"
-            raise FormatError(message)
+                raise FormatError(f"the gzip stream is truncated: the file ends before it, at byte {self._file.tell()}")
+        rest = len(self._inflater.unused_data)
+        if rest or self._file.read(1):
+            here = self._file.tell() - (rest or 1)
+            raise FormatError(
+                f"something follows the gzip stream at byte {here} of the file: trailing bytes or a second member"
+            )
         return 0

@@ -1,5 +1,6 @@
 """Data sets as safetensors: a tensor of images or features and a tensor of labels."""
 
+import itertools
 import re
 
 import numpy as np
@@ -77,15 +78,14 @@ def _choose(infos: dict[str, TensorInfo], images: str | None, labels: str | None
         if name is not None and name not in infos:
             raise FormatError(f"there is no tensor {shown(name)}, the file holds {listing(infos)}")
     known = {name: _split_and_role(name) for name in infos}
+    of_images = [name for name, (_, role) in known.items() if (name == images if images is not None else role == 0)]
+    of_labels = [name for name, (_, role) in known.items() if (name == labels if labels is not None else role == 1)]
     pairs = [
         (x, t)
-        for x, (x_split, x_role) in known.items()
-        for t, (t_split, t_role) in known.items()
-        if (x == images if images is not None else x_role == 0)
-        and (t == labels if labels is not None else t_role == 1)
-        and (x_split == t_split or None in (x_split, t_split) or None not in (images, labels))
+        for x, t in itertools.islice(itertools.product(of_images, of_labels), 1000)  # of millions in a hostile file
+        if known[x][0] == known[t][0] or None in (known[x][0], known[t][0]) or None not in (images, labels)
     ]
-    if len(pairs) != 1:
+    if len(pairs) != 1 or len(of_images) * len(of_labels) > 1000:
         raise FormatError(
             f"{'more than one pair' if pairs else 'no pair'} of tensors may be images and labels among "
             f"{listing(infos)}; choose with images=NAME, labels=NAME"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import itertools
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import numpy
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from portnn.activations import get_activation
@@ -25,7 +26,18 @@ from portnn.estimators.watch import joined
 from portnn.losses import Loss
 from portnn.mlp import MLP
 
-_POSITIVE = Interval(Integral, 1, None, closed="left")
+
+class _Count(Interval):
+    """An integer of at least 1; True, which Python counts among them, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(Integral, 1, None, closed="left")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, bool | numpy.bool_) and super().is_satisfied_by(val)
+
+
+_POSITIVE = _Count()
 _OF_CALLBACKS = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 _FRACTION = Interval(Real, 0, 1, closed="left")
 
@@ -163,6 +175,19 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             return samples.dense(x), targets, None
         except ValueError as error:
             raise ValueError(f"{who}: validation_data: {error}") from None
+
+    def _validate_params(self) -> None:
+        """Look at the parameters as scikit-learn does; name the choice that may have been meant, and print no array."""
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            said = str(error).partition(". Got ")[0]
+            name = said.split("'")[1]
+            value = getattr(self, name)
+            choices = [c.options for c in self._parameter_constraints[name] if isinstance(c, StrOptions)]
+            near = difflib.get_close_matches(value, set().union(*choices), 1) if isinstance(value, str) else []
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidParameterError(f"{said}. Got {shown(value)} instead{hint or '.'}") from None
 
     def _hidden(self) -> list[int]:
         sizes = self.hidden_layer_sizes

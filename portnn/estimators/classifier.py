@@ -172,7 +172,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         elif self.warm_start and not incremental and set(unique_labels(y)) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
-                f"Previously got {self.classes_}, `y` has {unique_labels(y)}"
+                f"Previously got {_few(self.classes_)}, `y` has {_few(unique_labels(y))}"
             )
         return self._encoded(y)
 
@@ -180,8 +180,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         """Return labels ``(n,)`` or a matrix of zeros and ones, checked."""
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if y.dtype == object and len({isinstance(label, str) for label in y.flat}) > 1:
-            raise TypeError(f"{type(self).__name__}: labels must be all strings or all numbers, y has both")
+        self._of_one_kind(y, "y")
         check_classification_targets(y)
         if type_of_target(y) == "multiclass-multioutput":
             raise ValueError(
@@ -276,10 +275,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
         ``classes`` are all labels there will be, needed in the first call.
         """
-        given = None if classes is None else unique_labels(samples.to_host(classes))
-        known = getattr(self, "classes_", None)
+        given, known = None if classes is None else self._all_classes(classes), getattr(self, "classes_", None)
         if known is not None and given is not None and not numpy.array_equal(known, given):
-            raise ValueError(f"`classes={given}` is not the same as on last call to partial_fit, was: {known}")
+            raise ValueError(
+                f"`classes={_few(given)}` is not the same as on last call to partial_fit, was: {_few(known)}"
+            )
         if known is None and given is None:
             message = "classes must be passed on the first call to partial_fit."
             raise ValueError(message)
@@ -292,6 +292,20 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         except BaseException:
             del self._multilabel, self.classes_
             raise
+
+    def _all_classes(self, classes: Any) -> numpy.ndarray:
+        classes = samples.apart(samples.to_host(classes, "classes"))
+        if not isinstance(classes, numpy.ndarray):
+            classes = numpy.asarray(classes)
+        self._of_one_kind(classes, "classes")
+        kind = type_of_target(classes)
+        if "continuous" in kind:
+            raise ValueError(f"Unknown label type: {kind}. {type(self).__name__}: classes are labels, not quantities")
+        return unique_labels(classes)
+
+    def _of_one_kind(self, labels: numpy.ndarray, argument: str) -> None:
+        if labels.dtype == object and len({isinstance(label, str) for label in labels.flat}) > 1:
+            raise TypeError(f"{type(self).__name__}: labels must be all strings or all numbers, {argument} has both")
 
     def predict(self, X: Any) -> Any:
         """Return the labels ``(n,)``, or ``(n, n_labels)`` of zeros and ones, in the library of ``X``.
@@ -349,3 +363,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _few(labels: numpy.ndarray) -> str:
+    """Return labels as NumPy prints them, where they are few."""
+    text = str(labels)
+    return text if len(text) <= 70 else shown(labels.tolist())

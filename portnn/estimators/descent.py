@@ -25,6 +25,10 @@ from portnn.training import fit
 CALLER = 7  # frames up to the line of the user's, which a warning names: fit, scikit-learn's wrappers, _fit, _solve
 
 
+class DivergedError(NonFiniteError, ValueError):
+    """Training met a NaN or an infinity: portnn's exception, and the type that scikit-learn raises."""
+
+
 class Problem(NamedTuple):
     """What is to be fitted: samples (dense), targets, weights, the loss; targets as they came; held-out samples."""
 
@@ -103,7 +107,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     except NonFiniteError as error:
         if not (e.early_stopping and held_out is not None):
             # the first sentence is scikit-learn's, so that a search finds the answer
-            raise ValueError(
+            raise DivergedError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 f"preprocessed. ({error})"
             ) from error
@@ -171,9 +175,12 @@ def _split(e: Any, problem: Problem) -> tuple[Problem, Any]:
     if groups is not None:
         try:
             halves = _halves(e, rows, groups)
-        except ValueError:
+        except ValueError as error:
             if len(e.classes_) < 3:
-                raise
+                raise ValueError(
+                    f"{who}: The validation set is too small, or the rest: {error} Increase 'validation_fraction', or "
+                    "give validation_data"
+                ) from None
             # scikit-learn does not stratify more than two classes; where that cannot be, do as it does
             warnings.warn(f"{who}: too few samples to hold out a fraction of each class", stacklevel=CALLER + 1)
     train, held = halves or _halves(e, rows, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -12,28 +13,30 @@ from sklearn import get_config
 from sklearn.utils.validation import check_array, validate_data
 
 from portnn.backends import HOST, Array, Backend, get_backend
-from portnn.checks import check_sample_weight
+from portnn.checks import check_finite, check_sample_weight
 from portnn.evaluation import predict
 from portnn.mlp import MLP
 
+MOST = 480  # characters of a message
 ROWS = 8192  # of a sparse matrix that are made dense at once for a prediction
 
 
-def space_of(x: Any) -> Backend:
+def space_of(x: Any, argument: str = "X", who: str = "fit") -> Backend:
     """Return the library and device that results are to be of: those of ``x`` where scikit-learn follows arrays.
 
     That is under ``sklearn.config_context(array_api_dispatch=True)``; else, and for lists and data frames, NumPy's.
     """
     if isinstance(x, numpy.ma.MaskedArray):
-        HOST.refuse(x, "fit", "X")
+        HOST.refuse(x, who, argument)
     if not get_config()["array_api_dispatch"] or isinstance(x, numpy.ndarray) or not is_array_api_obj(x):
         return HOST
     return get_backend(x)
 
 
-def to_host(x: Any) -> Any:
+def to_host(x: Any, argument: str = "y") -> Any:
     """Return arrays of other libraries as NumPy's where scikit-learn follows arrays; all else as it is."""
-    space = space_of(x)
+    space = space_of(x, argument)
+    space.refuse(x, "fit", argument)
     return x if space is HOST else space.to_numpy(x)
 
 
@@ -47,25 +50,92 @@ def checked(estimator: Any, x: Any, y: Any = "none", *, reset: bool, numeric: bo
 
     Samples are float32 or float64 arrays, or sparse matrices; targets, if any, are NumPy's.
     """
-    space = space_of(x)
+    who = type(estimator).__name__
+    space = space_of(x, who=who)
+    x = _looked_at(x, space, who)
     names = [name for name in ("float64", "float32") if name in space.dtypes()]
     dtypes = [space.float_dtype(name) if space is not HOST else numpy.dtype(name) for name in names]
     options = {"accept_sparse": ["csr", "csc"], "dtype": dtypes, "reset": reset}
-    if isinstance(y, str) and y == "none":
-        return validate_data(estimator, x, **options), None, space
-    with_targets = {"multi_output": True, "y_numeric": numeric}
-    x, y = validate_data(estimator, x, to_host(y), **options, **with_targets)
+    with briefly(who):
+        if isinstance(y, str) and y == "none":
+            return validate_data(estimator, x, **options), None, space
+        y = to_host(y) if numeric else apart(to_host(y))
+        _refuse_complex(y, "y", who)
+        with_targets = {"multi_output": True, "y_numeric": numeric}
+        x, y = validate_data(estimator, x, y, **options, **with_targets)
     return x, y.toarray() if hasattr(y, "toarray") else y, space
+
+
+def _looked_at(x: Any, space: Backend, who: str) -> Any:
+    """Refuse in few words what scikit-learn would print whole, or round without a word; half precision becomes single.
+
+    Lists and, where scikit-learn does not follow them, arrays of other libraries come back as NumPy's.
+    """
+    if isinstance(x, list | tuple):
+        x = numpy.asarray(x)
+    if hasattr(x, "columns") or hasattr(x, "iloc"):
+        halves = hasattr(x, "dtypes") and hasattr(x, "columns") and {str(d) for d in x.dtypes} == {"float16"}
+        return x.astype("float32") if halves else x
+    if hasattr(x, "tocsr") or not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        return x
+    _refuse_complex(x, "X", who)
+    if len(x.shape) < 2:
+        raise ValueError(
+            f"{who}: Expected 2D array, got {len(x.shape)}D array instead (X has shape {tuple(x.shape)}). Reshape your "
+            "data: X.reshape(-1, 1) for one feature, X.reshape(1, -1) for one sample"
+        )
+    if is_array_api_obj(x):
+        get_backend(x).refuse(x, who, "X")
+    for n, what in zip(x.shape, ("sample(s)", "feature(s)"), strict=False):  # torch has a shape of its own
+        if n == 0:
+            shape = tuple(x.shape)
+            raise ValueError(f"Found array with 0 {what} (shape={shape}) while a minimum of 1 is required by {who}.")
+    if "float16" in str(x.dtype):
+        theirs = get_backend(x)
+        x = theirs.xp.astype(x, theirs.xp.float32)
+    if space is HOST and not isinstance(x, numpy.ndarray) and is_array_api_obj(x):
+        x = numpy.asarray(x)
+    if len(x.shape) == 2 and str(x.dtype).rpartition(".")[2] in ("int64", "uint64"):
+        check_finite(x, space, "float64" if "float64" in space.dtypes() else "float32", who)
+    return x
+
+
+def _refuse_complex(a: Any, argument: str, who: str) -> None:
+    if "complex" in str(getattr(a, "dtype", "")):
+        raise ValueError(f"{who}: Complex data not supported: {argument} has dtype {a.dtype}")
+
+
+def apart(y: Any) -> Any:
+    """Return a list of labels of which some are strings as objects: NumPy would make strings of the others, too."""
+    if not isinstance(y, list | tuple) or len({isinstance(label, str) for label in y}) < 2:
+        return y
+    return numpy.asarray(y, dtype=object)
+
+
+@contextlib.contextmanager
+def briefly(who: str) -> Iterator[None]:
+    """Keep of a long complaint of scikit-learn its first line, which says what is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        said = str(error)
+        if len(said) <= MOST:
+            raise
+        first = said.partition("\n")[0][:MOST]
+        cure = f" {who} wants numbers: drop such samples, or fill them in with sklearn.impute.SimpleImputer"
+        raise type(error)(first + cure if "NaN" in first and len(first) < 100 else first) from None
 
 
 def weights(sample_weight: Any, n: int, who: str) -> numpy.ndarray | None:
     """Return sample weights as a float64 host array; a number is that of every sample."""
     if sample_weight is None:
         return None
-    sample_weight = to_host(sample_weight)
+    sample_weight = to_host(sample_weight, "sample_weight")
     if isinstance(sample_weight, Real):
         sample_weight = numpy.full(n, sample_weight, dtype="float64")
-    array = check_array(sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight")
+    _refuse_complex(sample_weight, "sample_weight", who)
+    with briefly(who):
+        array = check_array(sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight")
     return check_sample_weight(array, n, who)
 
 
