@@ -14,10 +14,10 @@ from portnn import checks, random
 from portnn.backends import Array
 from portnn.backends.base import Rows, State
 from portnn.callbacks import Callback, during
-from portnn.diagnosis import first_non_finite
+from portnn.diagnosis import check_callbacks, first_fault, read_back, watched
 from portnn.dropout import sample_words
-from portnn.errors import NonFiniteError, shown
-from portnn.evaluation import Judge, checked, judged, make_judge, means, read_back
+from portnn.errors import shown
+from portnn.evaluation import Judge, checked, judged, make_judge, means
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.history import History, Reached
 from portnn.losses import get_loss
@@ -118,8 +118,9 @@ def fit(
     Raises
     ------
     NonFiniteError
-        A NaN or an infinity arose. The model keeps the last finite parameters; ``error.members`` are the members in
-        which it did, ``error.history`` is what came before.
+        A NaN or an infinity arose: in the loss, the gradient, the parameters, the optimizer's arrays or the running
+        statistics, or for validation data. The model keeps the last finite parameters; the error says in which step,
+        layer, array, samples and members, see :class:`portnn.NonFiniteError`.
 
     Examples
     --------
@@ -248,7 +249,7 @@ def _run(
 ) -> History:
     backend = model.backend
     first, count, state = begun
-    before, finished, dropping = state, first, drops(model)
+    before, finished, dropping, names = state, first, drops(model), watched(optimizer, state)
     most = CHUNK_ROWS if feed.streamed else rows_per_chunk(model.n_params * (model.members or 1))
     chunks = plan(feed.n, batch_size, most)
     bar = Bar(progress, epochs, feed.n)
@@ -269,20 +270,16 @@ def _run(
                     state, metrics = compiled.run(steps, size, state, chunk, rows, before)
                     if ahead and here.stop == feed.n and order is not None and epoch + 1 < first + epochs:
                         upcoming = order_of(epoch + 1)  # while the device is at work
-                    total, finite = read_back(backend, metrics, state["params"], state.get("running"))
+                    total, finite = read_back(backend, metrics, [state[name] for name in names])
                 except Exception as error:
                     if backend.ran_out_of_memory(error):
                         raise MemoryError(_too_large(model, steps, size)) from error
                     raise
                 if not finite:
-                    seen = (model, compiled.step, before, chunk, rows, steps, size)
-                    before, step_in_chunk, off, where = first_non_finite(*seen)
-                    at, whose = start // batch_size + step_in_chunk, _whose(off, optimizer, count + step_in_chunk)
-                    raise NonFiniteError(
-                        f"fit: epoch {epoch + 1}, batch {at + 1}: {whose}{where}; the model keeps its last finite "
-                        "parameters. Lower the learning rate, clip the gradient (clip_norm), or scale the data",
-                        members=off,
-                    )
+                    fault = first_fault(model, compiled, before, chunk, rows, steps, size, names)
+                    before, count = fault.before, count + fault.step
+                    numbers = feed.numbers_of(here if order is None else order[here])
+                    raise fault.error(epoch, start // batch_size, numbers, optimizer, count)
                 before, count = state, count + steps
                 sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
                 bar.advance(steps * size, functools.partial(means, sums))
@@ -290,7 +287,8 @@ def _run(
             _hand_over(model, state)
             entry = means(sums or {}, feed.n)
             if held_out is not None:
-                entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out).items()}
+                whose, at = f"fit: epoch {epoch + 1}, validation data", {"epoch": epoch + 1}
+                entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out, whose, **at).items()}
             if hasattr(optimizer, "rate"):
                 entry["learning_rate"] = optimizer.rate(count - 1)
             entry["epoch_seconds"] = seconds
@@ -299,6 +297,8 @@ def _run(
             finished = epoch + 1
             bar.ended(entry)
             ended = [callback(model, history) for callback in callbacks]
+            if callbacks:
+                check_callbacks(model, epoch)
             state = before = {**state, **copied(backend, _held(model))}  # a callback may have set them
             if any(ended):
                 break
@@ -349,15 +349,6 @@ def _held(model: MLP) -> State:
 
 def _hand_over(model: MLP, state: State) -> None:
     model.params, model.running = state["params"], state.get("running")
-
-
-def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
-    """Name the first of some members, and its learning rate if that is its own."""
-    if not members:
-        return ""
-    rate = optimizer.rate(step) if hasattr(optimizer, "rate") else None
-    its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
-    return f"member {members[0]}{its_own}: "
 
 
 def _rows(optimizer: Any, start: int, steps: int) -> list[Any]:

@@ -37,10 +37,11 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "differences", "autograd", "special", "activations", "losses"),
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling", "normalization", "dropout"),
-    *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
+    *("layout", "checks", "guests", "model_file"),  # the network
+    *("network", "trace", "tangents", "chunked", "objective"),
     *("derivatives", "mlp", "pure"),
     *("feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
-    *("evaluation", "diagnosis", "step", "training"),  # the loop
+    *("diagnosis", "evaluation", "step", "training"),  # the loop
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("tabular", "console"),  # what the command line is made of
     *("__init__", "__main__"),
