@@ -8,10 +8,12 @@ which, from those parameters.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -441,7 +443,9 @@ def test_an_estimator_refuses_outputs_that_are_not_finite():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from portnn.estimators import MLPRegressor
 
-    b = MLPRegressor(hidden_layer_sizes=(6,), max_iter=2, random_state=0, activation="relu", solver="sgd", batch_size=10)
+    b = MLPRegressor(
+        hidden_layer_sizes=(6,), max_iter=2, random_state=0, activation="relu", solver="sgd", batch_size=10
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two epochs do not suffice
         b.fit(X, T)
@@ -482,3 +486,23 @@ def test_the_error_survives_a_pickle():
     assert str(again) == str(error)
     for name in ("epoch", "batch", "array", "layer", "samples", "n_samples", "members"):
         assert getattr(again, name) == getattr(error, name), name
+
+
+# -- the benchmark ----------------------------------------------------------------------------------------------------
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "non_finite.py"
+
+
+@pytest.mark.skipif(not BENCHMARK.exists(), reason="needs benchmarks/ of the checkout")
+def test_the_benchmark_takes_turns_and_puts_everything_back():
+    spec = importlib.util.spec_from_file_location("non_finite", BENCHMARK)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    before, looks = (training.read_back, training.copied), []
+    benchmark.READ = lambda backend, metrics, arrays: looks.append(len(arrays)) or before[0](backend, metrics, arrays)
+    found = benchmark.measured([4, 3, 2], 8, "numpy", 64, 2)
+    assert (training.read_back, training.copied) == (benchmark.READ, before[1])
+    training.read_back = before[0]
+    assert {way: len(seconds) for way, seconds in found["seconds"].items()} == dict.fromkeys(benchmark.WAYS, 2)
+    assert looks[:8] == [3, 3, 0, 0, 3, 3, 0, 0], "parameters, m and v; or nothing"
+    assert benchmark.row([4, 3, 2], 8, "numpy", 64, found)[0].startswith("| 4-3-2 | 8 | numpy | ")
