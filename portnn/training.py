@@ -287,8 +287,9 @@ def _run(
             _hand_over(model, state)
             entry = means(sums or {}, feed.n)
             if held_out is not None:
-                whose, at = f"fit: epoch {epoch + 1}, validation data", {"epoch": epoch + 1}
-                entry |= {f"val_{name}": value for name, value in judged(model, judge, held_out, whose, **at).items()}
+                where = f"fit: epoch {epoch + 1}, validation data"
+                seen = judged(model, judge, held_out, where, epoch=epoch + 1)
+                entry |= {f"val_{name}": value for name, value in seen.items()}
             if hasattr(optimizer, "rate"):
                 entry["learning_rate"] = optimizer.rate(count - 1)
             entry["epoch_seconds"] = seconds
