@@ -35,6 +35,7 @@ from portnn.errors import NonFiniteError, shown
 from portnn.history import History
 from portnn.logs import CSVLog, EpochPrinter, TensorBoard
 from portnn.mlp import MLP
+from portnn.trace import stored
 
 __all__ = ["CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochPrinter", "TensorBoard", "called", "during"]
 
@@ -73,15 +74,23 @@ def called(callback: Callback, model: MLP, history: History) -> object:
     untouched = model.params is before[0] and model.running is before[1]
     if untouched and model.backend.memory_of(model.params) != (1, 0):
         return answer
-    if place := model.non_finite():
-        name, off = getattr(callback, "__name__", type(callback).__name__), tuple[int, ...]()
+    arrays = {"params": model.params} | ({} if model.running is None else {"running": model.running})
+    place = stored(model.backend, model.layers, arrays)
+    if place is not None:
+        who, off = getattr(callback, "__name__", type(callback).__name__), tuple[int, ...]()
         if model.members is not None:
-            values = [model.backend.to_numpy(a) for a in (model.params, model.running) if a is not None]
-            finite = numpy.all([numpy.isfinite(a).all(axis=-1) for a in values], axis=0)
-            off = tuple(numpy.flatnonzero(~finite).tolist())
+            values = [numpy.isfinite(model.backend.to_numpy(a)).all(axis=-1) for a in arrays.values()]
+            off = tuple(numpy.flatnonzero(~numpy.all(values, axis=0)).tolist())
+        name, epoch = (
+            place.array if "[" in place.array else f"{place.array} of layer {place.layer}",
+            len(history["loss"]),
+        )
         raise NonFiniteError(
-            f"fit: epoch {len(history['loss'])}: the callback {name} left NaN or infinity in {place} of the model, "
-            "which keeps its last finite parameters; let it set finite numbers",
+            f"fit: epoch {epoch}: the callback {who} left NaN or infinity in {name} of the model, which keeps its last "
+            "finite parameters; let it set finite numbers",
+            epoch=epoch,
+            array=place.array,
+            layer=place.layer,
             members=off,
         )
     return answer

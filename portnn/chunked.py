@@ -17,6 +17,7 @@ from portnn.backends import Array, dtype_name, get_backend, namespace
 from portnn.guests import taken_in
 from portnn.layout import Layer
 from portnn.network import forward, running_for, zero_of
+from portnn.trace import finite_rows, refused
 
 ROWS = 8192  # of a chunk at a time: what lies between the layers of all of them would take more room than the chunk
 
@@ -87,6 +88,11 @@ class Worker:
                 rows = x[start : start + ROWS, ...]
                 rows = rows if at_home else backend.asarray(rows, self.params.dtype)
                 y, _ = forward(self.layers, self.params, rows, running=self.running, zero=zero_of(self.params))
+                if self.finite and not bool(backend.xp.all(backend.xp.isfinite(y))):
+                    good = finite_rows(backend, y)
+                    off = start + numpy.flatnonzero(~good.reshape(-1, rows.shape[0]).all(axis=0))
+                    network = (backend, self.layers, self.params, self.running)
+                    raise refused(self.who, *network, rows, good, off, rows.shape[0])
                 outputs.append(y if at_home else backend.to_numpy(y))
             y = outputs[0] if len(outputs) == 1 else namespace(outputs[0]).concat(outputs, axis=-2)
             return leave(y)

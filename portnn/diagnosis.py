@@ -1,77 +1,172 @@
-"""Where a NaN came from: a chunk that went wrong, played again one step at a time."""
+"""What the host looks at once per chunk of steps, and where a NaN came from: the chunk again, one step at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy
 
-from portnn.activations import identity
-from portnn.backends import Array
-from portnn.backends.base import Batch, Rows, State, Step, batch_at, summed
-from portnn.layout import placed
+from portnn.backends import Array, Backend, namespace
+from portnn.backends.base import Batch, Metrics, Rows, State, batch_at
+from portnn.errors import NonFiniteError
+from portnn.feed import Feed
 from portnn.mlp import MLP
-from portnn.network import Training, limits_of, passes
+from portnn.optimizers import Optimizer
+from portnn.pure import Pure
+from portnn.trace import Place, Watch, error, members_off, refused, stored
+
+CURE = "lower the learning rate, clip the gradient (clip_norm), or scale the data"
 
 
-def first_non_finite(
-    model: MLP, step: Step, state: State, chunk: dict[str, Rows], rows: Sequence[Any], steps: int, batch_size: int
-) -> tuple[State, int, tuple[int, ...], str]:
-    """Return the last finite state, the number of the step in the chunk that left it, the members that did, and where.
+def watched(optimizer: Any, state: State) -> tuple[str, ...]:
+    """Return which arrays of a state must stay finite: parameters, running statistics, and what our optimizers keep.
 
-    Of a single network there are no members; of several, the place is that of the first.
+    What an optimizer of the user's keeps may be infinite on purpose, as the smallest of no numbers is.
     """
+    ours = isinstance(optimizer, Optimizer) and type(optimizer).__module__.partition(".")[0] == "portnn"
+    return tuple(name for name in state if name in ("params", "running") or (ours and name != "units"))
+
+
+def read_back(backend: Backend, metrics: Metrics, arrays: Sequence[Array]) -> tuple[dict[str, Any], bool]:
+    """Return the metrics as host float64, and whether the loss and all of some arrays are finite.
+
+    The one read of a chunk.
+    """
+    *values, flag = backend.to_numpy(backend.compiled(_TO_READ)(metrics, arrays)).astype("float64")
+    return dict(zip(sorted(metrics), values, strict=True)), bool(flag.all())
+
+
+def _to_read(metrics: Metrics, arrays: Sequence[Array]) -> Array:
+    """Return the metrics, and 1 where all is finite, as rows of one array, in the order of their names."""
+    loss = metrics["loss"]
+    xp = namespace(loss)
+    finite = functools.reduce(xp.logical_and, (xp.all(xp.isfinite(a)) for a in arrays), xp.isfinite(loss))
+    rows = [metrics[name] for name in sorted(metrics)] + [xp.astype(finite, loss.dtype)]
+    return xp.stack([xp.broadcast_to(a, loss.shape) for a in rows])
+
+
+_TO_READ = Pure(_to_read, ("what is read of a chunk",))
+
+
+class Fault(NamedTuple):
+    """A step that left the finite numbers: its number in the chunk, the state before it, the place, the members."""
+
+    step: int
+    before: State
+    place: Place
+    members: tuple[int, ...]
+
+    def error(self, epoch: int, batch: int, numbers: numpy.ndarray, optimizer: Any, update: int) -> NonFiniteError:
+        """Return what is to be raised. ``numbers`` are what the caller calls the samples of the chunk.
+
+        ``epoch``, the ``batch`` that the chunk begins with, and the ``update`` at fault are counted from 0.
+        """
+        place, at = self.place, batch + self.step + 1
+        off = numbers[self.step * place.n + place.rows] if place.rows is not None else ()
+        cure = CURE if place.rows is None or len(off) == place.n else f"look at these samples, {CURE}"
+        if place.array == "x":
+            cure = "it was changed after fit had looked at it; hand in a copy"
+        return error(
+            f"fit: epoch {epoch + 1}, batch {at}: {_whose(self.members, optimizer, update)}",
+            place,
+            f"the model keeps its last finite parameters. {cure[0].upper()}{cure[1:]}",
+            off,
+            self.members,
+            epoch=epoch + 1,
+            batch=at,
+        )
+
+
+def first_fault(
+    model: MLP,
+    chunks: Any,
+    state: State,
+    chunk: dict[str, Rows],
+    rows: Sequence[Any],
+    steps: int,
+    size: int,
+    names: Sequence[str],
+) -> Fault:
+    """Run a chunk again, a step at a time, and return the first step after which something is not finite.
+
+    ``chunks`` is the :class:`portnn.step.Chunks` that ran it: a step is compiled if it was then.
+    """
+    seen, before = numpy.zeros(()), state
     for k in range(steps):
-        part = batch_at(chunk, k * batch_size, (k + 1) * batch_size)
-        trial = {name: model.backend.xp.asarray(a, copy=True) for name, a in state.items()}
-        trial, metrics = step(trial, part, model.backend.scalars(rows[k], trial["params"].dtype))
-        loss = summed(metrics)["loss"]
-        if not all(_finite(model, a) for a in (loss, trial["params"], trial.get("running")) if a is not None):
-            off = _members_off(model, trial["params"], loss)
-            return state, k, off, _where(model, state, trial, loss, part, off[:1])
-        state = trial
-    return state, steps - 1, (), "a value was not finite, but not when the steps were run one by one"
+        after, metrics = chunks.one(k, size, state, chunk, rows)
+        total, finite = read_back(model.backend, metrics, [after[name] for name in names])
+        if not finite:
+            kept = {name: after[name] for name in names}
+            members: tuple[int, ...] = ()
+            if model.members is not None:
+                bad = [~numpy.isfinite(total["loss"])] + [_off_by_member(model, a) for a in kept.values()]
+                members = members_off(~numpy.stack(bad, axis=-1))
+            batch = batch_at(chunk, k * size, (k + 1) * size)
+            return Fault(k, state, _place(model, chunks.step, state, kept, batch, members), members)
+        before, state, seen = state, after, seen + total["loss"]
+    overflow = f"the sum of the losses of {steps * size} samples is"
+    place = Place("loss", words=overflow if (abs(seen) > _largest(model)).any() else "some value is")
+    return Fault(steps - 1, before, place, ())
 
 
-def _members_off(model: MLP, params: Array, loss: Array) -> tuple[int, ...]:
-    if model.members is None:
-        return ()
-    xp = model.backend.xp
-    finite = model.backend.to_numpy(xp.logical_and(xp.isfinite(loss), xp.all(xp.isfinite(params), axis=-1)))
-    return tuple(numpy.flatnonzero(~finite).tolist())
+def _largest(model: MLP) -> float:
+    return float(numpy.finfo(model.dtype).max)
 
 
-def _where(model: MLP, state: State, trial: State, loss: Array, batch: Batch, member: tuple[int, ...]) -> str:
-    """Name the first place that is not finite, in a member if there is one."""
-    layers, params, x = model.layers, state["params"], batch["x"]
-
-    def finite(a: Array, axes: int) -> bool:
-        return _finite(model, a[member[0], ...] if member and a.ndim > axes else a)
-
-    before, _ = placed(layers, params)
-    if not finite(x if before is None else before(x)[0], 2):
-        return "the inputs are NaN or infinity behind their scaling"
-    limits = limits_of(layers, params)
-    training = Training(state.get("running"), state.get("units"), batch.get("samples"), limits)
-    for i, layer in enumerate(layers):
-        bare = layer._replace(activation=identity, compares_with_zero=False, after=None, dropout=None, residual=False)
-        for last in (bare, layer):  # z may be infinite where the activation of it is not
-            here = (*layers[:i], last)
-            y, *_ = passes(here, params[..., : layer.stop], x, None, training, None, None, input_gradient=False)
-            if not finite(y, 2):
-                return f"the outputs of layer {i} are NaN or infinity"
-    if not finite(loss, 0):
-        return "the loss is NaN or infinity"
-    names = {"weight": "weights", "bias": "biases", "gain": "gains", "shift": "shifts"}
-    for i, layer in enumerate(layers):
-        for part, (place, _) in layer.parts.items():
-            if not finite(trial["params"][..., place], 1):
-                return f"the update of {names[part]}[{i}] (layer {i}) is NaN or infinity"
-    if "running" in trial and not finite(trial["running"], 1):
-        return "the running statistics are NaN or infinity"
-    return "a value is NaN or infinity"
+def _off_by_member(model: MLP, a: Array) -> numpy.ndarray:
+    """Return in which members an array is not finite; in none if it is not one of members."""
+    host = model.backend.to_numpy(a)
+    n = host.shape[0] if host.ndim else 0
+    off: numpy.ndarray = ~numpy.isfinite(host).reshape(n or 1, -1).all(axis=1)
+    return off if n == model.members else numpy.zeros(model.members or 0, dtype=bool)
 
 
-def _finite(model: MLP, a: Array) -> bool:
-    return bool(model.backend.xp.all(model.backend.xp.isfinite(a)))
+def _place(model: MLP, step: Any, before: State, after: State, batch: Batch, members: tuple[int, ...]) -> Place:
+    """Return the first array of a step that is not finite, in the first of some members."""
+    member = members[0] if members else None
+    watch = Watch(model.backend, model.layers, member)
+    watch("x", None, batch["x"])
+    if watch.place is None:
+        step.shown(before, batch, watch)
+    n = batch["x"].shape[0]
+    overflow = Place("loss", words=f"the sum of the losses of {n} samples is")
+    return watch.place or stored(model.backend, model.layers, after, member) or overflow
+
+
+def _whose(members: Sequence[int], optimizer: Any, update: int) -> str:
+    """Name the first of some members, and its learning rate if that is its own."""
+    if not members:
+        return ""
+    rate = optimizer.rate(update) if hasattr(optimizer, "rate") else None
+    its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
+    return f"member {members[0]}{its_own}: "
+
+
+def unsound(
+    who: str, model: MLP, feed: Feed, good_of: Callable[[Batch], numpy.ndarray], behind: Place, **fields: Any
+) -> NonFiniteError:
+    """Return the error for outputs or losses that are not finite, after going through all samples once more.
+
+    ``good_of`` returns for which samples of a batch all is well: ``(batch,)`` or ``(members, batch)``, on the host.
+    ``behind`` is what is not finite if all outputs are.
+    """
+    numbers: list[numpy.ndarray] = []
+    first: tuple[Array, numpy.ndarray] | None = None
+    members: set[int] = set()
+    start = 0
+    for batch in feed.in_order():
+        good = good_of(batch)
+        off = numpy.flatnonzero(~good.reshape(-1, good.shape[-1]).all(axis=0))
+        if off.size:
+            first = first or (batch["x"], good)
+            numbers.append(feed.numbers_of(start + off))
+            members |= set(members_off(good)) if good.ndim > 1 else set()
+        start += good.shape[-1]
+    if first is None:
+        place = Place("loss", words=f"the sum of the losses of {feed.n} samples is")
+        return error(f"{who}: ", place, "use dtype='float64', or scale the targets", **fields)
+    network = (model.backend, model.layers, model.params, model.running)
+    off_members = tuple(sorted(members))
+    return refused(who, *network, *first, numpy.concatenate(numbers), feed.n, off_members, behind, **fields)

@@ -13,17 +13,64 @@ class FormatError(ValueError):
 
 
 class NonFiniteError(FloatingPointError):
-    """A NaN or an infinity arose in training; the message names epoch, batch and layer, and the member if any.
+    """A NaN or an infinity arose: in the training, or in outputs of :func:`portnn.predict` and :func:`portnn.evaluate`.
 
-    The model keeps the last parameters that were finite. ``members`` are the numbers of all members that were not at
-    that step, ``history`` is what ``fit`` had written down by then.
+    After ``fit`` the model keeps the last parameters that were finite.
+
+    Attributes
+    ----------
+    epoch, batch
+        Where in the training, counted from 1; ``batch`` is None where it was no batch of the training: in the
+        validation, or set by a callback. Both are None outside ``fit``.
+    array
+        The first array, in the order of the computation, that was not finite: ``"x"``, ``"pre-activations"`` (x weight
+        + bias), ``"outputs"``, ``"loss"``, ``"gradient of weights[0]"``, after the update ``"weights[0]"``, ``"v of
+        weights[0]"`` (the optimizer's), ``"running variance"``, ...
+    layer
+        The number of its layer, counted from 0; None where it is of no layer.
+    samples, n_samples
+        The first few of the samples for which it was not, as numbers of rows in the caller's x (of the validation data,
+        where it arose there), and how many there were; none where it is not an array of samples, as parameters are.
+    members
+        The numbers of all members in which something was not finite; the place is that of the first. Empty without
+        members.
+    history
+        What ``fit`` had written down by then.
+
+    Examples
+    --------
+    >>> import numpy as np, portnn
+    >>> def squeezed(z):
+    ...     with np.errstate(invalid="ignore"):
+    ...         y = np.sqrt(z)
+    ...     return y, lambda dy: (0.5 * dy / y,)
+    >>> x = np.asarray([[4.0], [-1.0], [1.0]])
+    >>> model = portnn.MLP([1, 1, 1], activation=squeezed, init=lambda key, i, o: np.ones((i, o)))
+    >>> try:
+    ...     history = portnn.fit(model, x, x, loss="mse", progress=False)
+    ... except portnn.NonFiniteError as error:
+    ...     error.epoch, error.batch, error.array, error.layer, error.samples, error.n_samples
+    (1, 1, 'outputs', 0, (1,), 1)
+
     """
 
     history: Any = None
 
-    def __init__(self, message: str, members: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        epoch: int | None = None,
+        batch: int | None = None,
+        array: str = "",
+        layer: int | None = None,
+        samples: tuple[int, ...] = (),
+        n_samples: int = 0,
+        members: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(message)
-        self.members = members
+        self.epoch, self.batch, self.array, self.layer = epoch, batch, array, layer
+        self.samples, self.n_samples, self.members = samples, n_samples, members
 
 
 def shown(value: object, limit: int = 100) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import numpy
 from portnn import checks
 from portnn.activations import sigmoid
 from portnn.autograd import value_of
-from portnn.backends import HOST, Array, Backend, namespace, one_of
+from portnn.backends import HOST, Array, namespace, one_of
 from portnn.backends.base import Batch, Metrics
 from portnn.chunked import by_chunks, wants_chunks
+from portnn.diagnosis import read_back, unsound
 from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
@@ -21,8 +23,7 @@ from portnn.mlp import MLP
 from portnn.network import forward, zero_of
 from portnn.objective import check_losses
 from portnn.pure import Pure, name_of, network_key
-
-Judge = Callable[[Array, Array | None, Batch], Metrics]
+from portnn.trace import Place, finite_rows
 
 
 def evaluate(
@@ -38,6 +39,11 @@ def evaluate(
 
     Arguments as in :func:`fit`. The accuracy (of labels: the largest logit; of binary targets: the sign) is there for
     losses of classes and counts every sample alike. No penalty is added. With members, lists of one number each.
+
+    Raises
+    ------
+    NonFiniteError
+        Outputs or losses are NaN or infinity; the error names the first array in which, and the samples.
 
     Examples
     --------
@@ -62,6 +68,12 @@ def predict(model: MLP, x: Array) -> Array:
     ``x`` may be a NumPy array whatever the model's library, or an array of a third library, which is read where it lies
     if the model's library or NumPy can (DLPack; ValueError where it is on another device). Outputs come back in the
     library of ``x``. For a lazy array of chunks, such as Dask's, they are one too, with the same chunks of rows.
+
+    Raises
+    ------
+    NonFiniteError
+        Outputs are NaN or infinity; the error names the first array in which, and the samples. (``model(x)`` looks at
+        nothing and returns them.)
 
     Examples
     --------
@@ -178,19 +190,34 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
             return forward(layers, params, x, running=running, zero=zero_of(params))[0]
 
         run = backend.compiled(Pure(outputs, known and ("outputs", known)))
+        blocks, sound = [], []
         with enough(backend, lambda: outputs_want(model, feed.n, rows, who, f"{who}(model, x[:{{0}}])")):
-            blocks = [f(run(model.params, model.running, batch["x"])) for batch in feed.in_order(rows)]
-            if on_host:
-                blocks = [tuple(backend.to_numpy(a) for a in block) for block in blocks]
-            concat = numpy.concatenate if on_host else backend.xp.concat
-            return tuple(leave(concat(arrays, axis=-2)) for arrays in zip(*blocks, strict=True))
+            for batch in feed.in_order(rows):
+                y = run(model.params, model.running, batch["x"])
+                blocks.append(f(y))
+                sound += [backend.xp.all(backend.xp.isfinite(a)) for a in (y, *blocks[-1])[blocks[-1][0] is y :]]
+                if on_host:
+                    blocks[-1] = tuple(backend.to_numpy(a) for a in blocks[-1])
+            if bool(backend.xp.all(backend.xp.stack(sound))):  # one read in all
+                concat = numpy.concatenate if on_host else backend.xp.concat
+                return tuple(leave(concat(arrays, axis=-2)) for arrays in zip(*blocks, strict=True))
+        behind = Place("mean or spread", words="the mean or the spread of the outputs is")
+        raise unsound(who, model, feed, lambda batch: _sound(model, run, batch, f), behind)
+
+
+def _sound(model: MLP, run: Callable[..., Array], batch: Batch, f: Callable[[Array], tuple[Array, ...]]) -> Array:
+    """Return for which samples of a batch the outputs, and then what ``f`` makes of them, are finite."""
+    y = run(model.params, model.running, batch["x"])
+    good = finite_rows(model.backend, y)
+    return good if not good.all() else numpy.logical_and.reduce([finite_rows(model.backend, a) for a in f(y)])
 
 
 class Data(NamedTuple):
     """Samples that have been checked: x where it was, the rest on the host.
 
     ``weight`` is one number per sample or None, ``share`` one per output or None, ``classes`` one per class or None.
-    ``unit`` is what the weights were multiplied by on their way, a power of 2.
+    ``unit`` is what the weights were multiplied by on their way, a power of 2, ``numbers`` what the caller calls the
+    samples, None for 0, 1, ...
     """
 
     x: Array
@@ -199,12 +226,13 @@ class Data(NamedTuple):
     share: numpy.ndarray | None
     classes: numpy.ndarray | None
     unit: float = 1.0
+    numbers: numpy.ndarray | None = None
 
     def feed(self, model: MLP, *, one_pass: bool = False) -> Feed:
         """Return the batches of these samples."""
         weight = None if self.weight is None else self.weight.astype(model.dtype)
         others = {"t": self.t, "weight": weight}
-        return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass)
+        return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass, numbers=self.numbers)
 
     def rows(self, index: numpy.ndarray, model: MLP, who: str) -> Data:
         """Return some of the samples."""
@@ -213,7 +241,7 @@ class Data(NamedTuple):
         if weight is not None and not weight.any():
             raise ValueError(f"{who}: the weights of one side of the split are all zero")
         x = home.take(self.x, as_index(home, index, self.x.shape[0]))
-        return self._replace(x=x, t=self.t[index], weight=weight)
+        return self._replace(x=x, t=self.t[index], weight=weight, numbers=index)
 
 
 def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str) -> Data:
@@ -238,8 +266,20 @@ def _taken_in(model: MLP, x: Array, who: str) -> tuple[Array, Callable[[Array], 
     return x, leave
 
 
+class Judge(NamedTuple):
+    """What judges a batch: ``sums`` is a function (params, running, batch) -> sums over its samples.
+
+    They are of the loss, of weights, of right answers and of outputs that are finite; ``good`` tells, on the host, for
+    which samples outputs and losses are.
+    """
+
+    sums: Callable[[Array, Array | None, Batch], Metrics]
+    good: Callable[[Array, Array | None, Batch], numpy.ndarray]
+
+
 def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
-    """Return the function (params, running, batch) -> sums of loss, weights and right answers."""
+    """Return what judges batches by a loss."""
+    backend = model.backend
     count = counter(loss)
     options = {} if share is None else {"output_share": model.backend.asarray(share, model.params.dtype)}
     layers, network, pair = model.layers, network_key(model), name_of(loss.pair)
@@ -257,10 +297,17 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
             raise ValueError(f"loss {loss.name!r} returns one number per batch: sample weights need one per sample")
         if weight is not None:
             per_sample["weight"] = weight
-        sums = {name: namespace(a).sum(a, axis=-1) for name, a in per_sample.items()}
+        xp = namespace(y)
+        per_sample["finite"] = xp.astype(xp.all(xp.isfinite(y), axis=-1), y.dtype)
+        sums = {name: xp.sum(a, axis=-1) for name, a in per_sample.items()}
         return sums if "loss" in sums else {**sums, "loss": values * y.shape[-2]}  # a loss that takes the mean itself
 
-    return model.backend.compiled(Pure(judge, known or None))
+    def good(params: Array, running: Array | None, batch: Batch) -> numpy.ndarray:
+        y, _ = forward(layers, params, batch["x"], running=running, zero=zero_of(params))
+        values, of_outputs = value_of(loss.pair(y, batch["t"], **options), "loss"), finite_rows(backend, y)
+        return of_outputs & numpy.isfinite(backend.to_numpy(values)) if values.ndim == y.ndim - 1 else of_outputs
+
+    return Judge(backend.compiled(Pure(judge, known or None)), good)
 
 
 def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
@@ -279,40 +326,20 @@ def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
     return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
 
 
-def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str) -> dict[str, Any]:
-    """Return the means that ``judge`` sums up over all batches of ``feed``; ``example``: see :mod:`portnn.memory`."""
+def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str, **place: Any) -> dict[str, Any]:
+    """Return the means that ``judge`` sums up over all batches of ``feed``; ``example``: see :mod:`portnn.memory`.
+
+    NonFiniteError where outputs or losses are not finite; ``place`` is what else is known of where that was.
+    """
     sums: dict[str, Any] = {}
     with enough(model.backend, lambda: outputs_want(model, feed.n, CHUNK_ROWS, who, example)):
         for batch in feed.in_order():
-            total, _ = read_back(model.backend, judge(model.params, model.running, batch), model.params)
+            total, finite = read_back(model.backend, judge.sums(model.params, model.running, batch), ())
+            if not (finite and (total["finite"] == batch["x"].shape[0]).all()):
+                good_of = functools.partial(judge.good, model.params, model.running)
+                raise unsound(who, model, feed, good_of, Place("loss"), **place)
             sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
     return means(sums, feed.n)
-
-
-def read_back(
-    backend: Backend, metrics: Metrics, params: Array, running: Array | None = None
-) -> tuple[dict[str, Any], bool]:
-    """Return the metrics as host float64, and whether loss, parameters and running statistics are finite.
-
-    The one read of a chunk.
-    """
-    *values, flag = backend.to_numpy(backend.compiled(_TO_READ)(metrics, params, running)).astype("float64")
-    total = dict(zip(sorted(metrics), values, strict=True))
-    return total, bool((flag > 0.0).all() and numpy.isfinite(total["loss"]).all())
-
-
-def _to_read(metrics: Metrics, params: Array, running: Array | None) -> Array:
-    """Return the metrics and 1 where the parameters are finite as rows of one array, in the order of their names."""
-    xp = namespace(params)
-    finite = xp.all(xp.isfinite(params))
-    if running is not None:
-        finite = xp.logical_and(finite, xp.all(xp.isfinite(running)))
-    finite = xp.astype(finite, params.dtype)
-    shape = metrics["loss"].shape
-    return xp.stack([xp.broadcast_to(a, shape) for a in (*(metrics[name] for name in sorted(metrics)), finite)])
-
-
-_TO_READ = Pure(_to_read, ("what is read of a chunk",))
 
 
 def means(sums: dict[str, Any], n: int) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Feed:
         Of the batches of x.
     one_pass
         The samples are gone through once only: host rows are moved chunk by chunk whatever the room.
+    numbers
+        What the caller calls the samples; None for 0, 1, ...
 
     """
 
@@ -57,8 +59,9 @@ class Feed:
         share: float = 0.6,
         *,
         one_pass: bool = False,
+        numbers: numpy.ndarray | None = None,
     ) -> None:
-        self.backend, self.dtype, self.n = backend, dtype, int(x.shape[0])
+        self.backend, self.dtype, self.n, self.numbers = backend, dtype, int(x.shape[0]), numbers
         free = backend.free_memory()
         elsewhere = not backend.owns(x)
         self.streamed = elsewhere and (one_pass or (free is not None and x.nbytes > share * free))
@@ -97,6 +100,11 @@ class Feed:
         """Go through all samples once, as they stand."""
         for start in range(0, self.n, rows):
             yield self.gather(slice(start, min(start + rows, self.n)))
+
+    def numbers_of(self, rows: slice | numpy.ndarray) -> numpy.ndarray:
+        """Return what the caller calls the samples at a slice or at host indices."""
+        rows = numpy.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return rows if self.numbers is None else self.numbers[rows]
 
 
 def as_index(backend: Backend, rows: numpy.ndarray, n: int) -> Array:

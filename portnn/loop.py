@@ -13,10 +13,9 @@ import numpy
 from portnn.backends.base import Rows, State
 from portnn.callbacks import Callback, called
 from portnn.checkpoints import Position, Saver, observers
-from portnn.diagnosis import first_non_finite
+from portnn.diagnosis import first_fault, read_back, watched
 from portnn.dropout import sample_words
-from portnn.errors import NonFiniteError
-from portnn.evaluation import Judge, judged, means, read_back
+from portnn.evaluation import Judge, judged, means
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk
 from portnn.history import History, Reached
 from portnn.memory import enough, training_wants
@@ -52,8 +51,13 @@ class Loop:
     saver: Saver | None
     progress: bool
     position: Position
+    names: tuple[str, ...] = field(init=False)  # of the arrays that must stay finite
     written: int = field(init=False, default=0)  # epochs that are in the history
     _next: tuple[int, Any] = field(init=False, default=(-1, None))  # an epoch and its order
+
+    def __post_init__(self) -> None:
+        """Settle what is looked at."""
+        self.names = watched(self.optimizer, self.position.state)
 
     def run(self, epochs: int) -> History:
         """Train until so many epochs are finished, those before included, and return the history."""
@@ -97,17 +101,12 @@ class Loop:
                 state, metrics = self.compiled.run(steps, size, state, chunk, rows, before)
                 if self.ahead and here.stop == feed.n and order is not None and epoch + 1 < epochs:
                     self._next = epoch + 1, self.order_of(epoch + 1)  # while the device is at work
-                total, finite = read_back(backend, metrics, state["params"], state.get("running"))
+                total, finite = read_back(backend, metrics, [state[name] for name in self.names])
             if not finite:
-                seen = (model, self.compiled.step, before, chunk, rows, steps, size)
-                before, step_in_chunk, off, where = first_non_finite(*seen)
-                self.position = self.position._replace(state=before)
-                at, whose = start // self.batch_size + step_in_chunk, _whose(off, self.optimizer, count + step_in_chunk)
-                raise NonFiniteError(
-                    f"fit: epoch {epoch + 1}, batch {at + 1}: {whose}{where}; the model keeps its last finite "
-                    "parameters. Lower the learning rate, clip the gradient (clip_norm), or scale the data",
-                    members=off,
-                )
+                fault = first_fault(model, self.compiled, before, chunk, rows, steps, size, self.names)
+                self.position = self.position._replace(state=fault.before, updates=count + fault.step)
+                numbers = feed.numbers_of(here if order is None else order[here])
+                raise fault.error(epoch, start // self.batch_size, numbers, self.optimizer, count + fault.step)
             sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
             # In one assignment: Ctrl-C comes before it or after it.
             self.position = self.position._replace(
@@ -129,7 +128,8 @@ class Loop:
         _hand_over(model, position.state)
         entry = means(position.sums or {}, self.feed.n)
         if self.held_out is not None:
-            scores = judged(model, self.judge, self.held_out, "fit: validation", "validation_data=(x[:{0}], t[:{0}])")
+            where, fewer = f"fit: epoch {position.epoch + 1}, validation data", "validation_data=(x[:{0}], t[:{0}])"
+            scores = judged(model, self.judge, self.held_out, where, fewer, epoch=position.epoch + 1)
             entry |= {f"val_{name}": value for name, value in scores.items()}
         if hasattr(self.optimizer, "rate"):
             entry["learning_rate"] = self.optimizer.rate(position.updates - 1)
@@ -194,15 +194,6 @@ def _held(model: MLP) -> State:
 
 def _hand_over(model: MLP, state: State) -> None:
     model.params, model.running = state["params"], state.get("running")
-
-
-def _whose(members: Sequence[int], optimizer: Any, step: int) -> str:
-    """Name the first of some members, and its learning rate if that is its own."""
-    if not members:
-        return ""
-    rate = optimizer.rate(step) if hasattr(optimizer, "rate") else None
-    its_own = f" (learning rate {rate[members[0]]:g})" if isinstance(rate, list) else ""
-    return f"member {members[0]}{its_own}: "
 
 
 def _rows(optimizer: Any, start: int, steps: int) -> list[Any]:

@@ -27,6 +27,7 @@ from portnn.layout import (
 from portnn.members import chosen
 from portnn.network import forward, weights_of, zero_of
 from portnn.scaling import Scaling, check_width
+from portnn.trace import stored
 
 
 class MLP(Derivatives):
@@ -331,24 +332,13 @@ class MLP(Derivatives):
         return new
 
     def check_finite(self, who: str) -> None:
-        """Raise ValueError that names the first weight, bias, gain or shift with a NaN or an infinity."""
-        if place := self.non_finite():
-            raise ValueError(
-                f"{who}: {place} of the model hold{'s' * place.endswith(']')} NaN or infinity; train or load it again"
-            )
-
-    def non_finite(self) -> str:
-        """Return where the first NaN or infinity is, such as ``"weights[0]"``; an empty text if there is none."""
-        xp = self.backend.xp
+        """Raise ValueError that names the first weight, bias, gain, shift or running statistic with NaN or infinity."""
+        arrays = {"params": self._params} | ({} if self._running is None else {"running": self._running})
         with self.scope():
-            if all(bool(xp.all(xp.isfinite(a))) for a in (self._params, self._running) if a is not None):
-                return ""
-            kinds = {"weights": self.weights, "biases": self.biases, "gains": self.gains, "shifts": self.shifts}
-            for kind, arrays in kinds.items():
-                for i, a in enumerate(arrays):
-                    if a is not None and not bool(xp.all(xp.isfinite(a))):
-                        return f"{kind}[{i}]"
-            return "the running statistics"
+            place = stored(self.backend, self.layers, arrays)
+        if place is not None:
+            name = place.array if "[" in place.array else f"{place.array} of layer {place.layer}"
+            raise ValueError(f"{who}: {name} of the model holds NaN or infinity; train or load it again")
 
     def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
         """Write the model to a safetensors file, whole or not at all.

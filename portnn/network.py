@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from portnn.autograd import pair_of
@@ -13,6 +14,7 @@ from portnn.primitives import Pair, Pullback, linear, only
 from portnn.scaling import Placed
 
 Scalings = tuple[Placed | None, Placed | None]
+Seen = Callable[[str, int | None, Array], None]  # called with the name of an array, its layer and the array
 
 
 class Training(NamedTuple):
@@ -108,8 +110,12 @@ def passes(
     scalings: Scalings | None,
     *,
     input_gradient: bool,
+    seen: Seen | None = None,
 ) -> tuple[Array, Pullback, Array | None]:
-    """Return outputs, their pullback and the running statistics after this batch: :func:`forward`, in training too."""
+    """Return outputs, their pullback and the running statistics after this batch: :func:`forward`, in training too.
+
+    ``seen`` is shown every array on the way there and back, see :mod:`portnn.trace`.
+    """
     xp, dtype = namespace(params), params.dtype
     check_shapes(layers, params, x)
     if zero is None and not xp.isdtype(dtype, "real floating"):
@@ -118,13 +124,19 @@ def passes(
     y = x if x.dtype == dtype else xp.astype(x, dtype)
     if before is not None:
         y, scale_back = before(y)
+        if seen:
+            seen("scaled inputs", None, y)
     pullbacks, after_batch = [], list[Array]()
     for i, (layer, weight) in enumerate(zip(layers, weights_of(layers, params), strict=True)):
         a, bias, norm, drop = y, None if layer.bias is None else params[..., layer.bias], None, None
         y, affine = linear(y, weight, bias, input_gradient=input_gradient or i > 0)
+        if seen:
+            seen("pre-activations", i, y)
         if layer.normalization is not None:
             y, norm, statistics = _normalized(layer.normalization, y, params, running, training)
             after_batch += statistics
+            if seen:
+                seen("normalized pre-activations", i, y)
         z = (y, zero) if layer.compares_with_zero and zero is not None else (y,)
         y, activation = pair_of(layer.activation, f"MLP: the activation of layer {i}", *z)
         if y.dtype != dtype:  # an activation of the user's: a NumPy scalar in it is enough
@@ -134,9 +146,13 @@ def passes(
             y, drop = dropout(y, word, *training.limits[i])
         if layer.residual:
             y = a + y
+        if seen:
+            seen("outputs", i, y)
         pullbacks.append((affine, norm, activation, drop, a.ndim if layer.residual else None))
     if after is not None:
         y, unscale_back = after(y)
+        if seen:
+            seen("scaled outputs", None, y)
 
     def vjp(dy: Array) -> tuple[Array, ...]:
         if tuple(dy.shape) != tuple(y.shape):
@@ -145,12 +161,18 @@ def passes(
         pieces: list[Array] = []
         if after is not None:
             (dy,) = unscale_back(dy)
-        for affine, norm, activation, drop, added in reversed(pullbacks):
+        for i, (affine, norm, activation, drop, added) in reversed(list(enumerate(pullbacks))):
+            if seen:
+                seen("gradient of the outputs", i, dy)
             dz = only(activation(dy if drop is None else drop(dy)[0]))
+            if seen:
+                seen("gradient behind the activation", i, dz)
             dz, *of_norm = (dz,) if norm is None else norm(dz)
             da, dweight, *dbias = affine(dz)
             if added is not None and da is not None:
                 da = da + of_shared(dy, added)
+            if seen:
+                seen("gradient of the pre-activations", i, dz)
             dy = da
             pieces[:0] = [xp.reshape(dweight, (*dweight.shape[:-2], -1)), *dbias, *of_norm]
         if before is not None and input_gradient:

@@ -12,7 +12,7 @@ from portnn.checks import check_penalty
 from portnn.layout import Layer, placed
 from portnn.losses import get_loss, penalty, weighted_mean
 from portnn.members import column
-from portnn.network import Training, passes
+from portnn.network import Seen, Training, passes
 from portnn.primitives import only
 
 Objective = Callable[..., tuple[Array, Array, Array]]
@@ -37,6 +37,7 @@ def make_losses(
     ``like`` an array with the dtype and device of the parameters, ``extra`` gives the penalty on the parameters and its
     gradient, which ``per_batch`` divides by the number of samples or the sum of their weights. Constants are made here,
     once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or None. Nothing is checked.
+    A sixth argument, ``seen``, is shown every array on the way, as in :func:`portnn.network.passes`.
     """
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))
@@ -44,14 +45,26 @@ def make_losses(
     scalings = placed(layers, like)
 
     def losses(
-        params: Array, x: Array, t: Array, weight: Array | None, training: Training | None = None
+        params: Array,
+        x: Array,
+        t: Array,
+        weight: Array | None,
+        training: Training | None = None,
+        seen: Seen | None = None,
     ) -> tuple[Array, Array | None, Array, Array, Array | None]:
-        y, pullback, after = passes(layers, params, x, running, training, zero, scalings, input_gradient=False)
+        arguments = (layers, params, x, running, training, zero, scalings)
+        y, pullback, after = passes(*arguments, input_gradient=False, seen=seen)
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
-        dy = loss_pullback(share_of_losses(values, y, weight, share_of))
-        grad, _ = pullback(only(dy))
+        if seen:
+            seen("loss", None, values)
+        dy = only(loss_pullback(share_of_losses(values, y, weight, share_of)))
+        if seen:
+            seen("gradient of the loss", None, dy)
+        grad, _ = pullback(dy)
+        if seen:
+            seen("gradient", None, grad)
         if extra is None:
             return values, None, grad, y, after
         more, slope = extra(params)
@@ -61,6 +74,9 @@ def make_losses(
                 total = namespace(weight).sum
                 part = total(share_of(weight, y.shape[-2])) / (total(weight) + tiny)
             more, slope = more * part, slope * part
+        if seen:
+            seen("penalty", None, more)
+            seen("gradient of the penalty", None, slope)
         return values, more, grad + slope, y, after
 
     return losses

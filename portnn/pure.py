@@ -21,7 +21,8 @@ class Pure:
     and the function is then equal to itself alone. Of a training step ``shapes`` are those of the weights and biases
     that the vector of parameters consists of, and ``members`` is the number of them, None for a single network.
     ``split`` is None, or the step in two: one that returns the outputs in the place of metrics, and the function
-    (outputs, batch) -> metrics, which can then be called for many steps at once.
+    (outputs, batch) -> metrics, which can then be called for many steps at once. ``shown`` is None, or the function
+    (state, batch, seen) that computes loss and gradient of a step and shows ``seen`` every array on the way.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Pure:
         shapes: tuple[tuple[int, ...], ...] = (),
         members: int | None = None,
         split: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
+        shown: Callable[..., Any] | None = None,
     ) -> None:
         self.run, self.key, self.shapes, self.members, self.split = run, key, shapes, members, split
+        self.shown = shown
 
     def __call__(self, *args: Any) -> Any:
         """Run it."""

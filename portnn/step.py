@@ -22,7 +22,7 @@ from portnn.layout import check_seeds
 from portnn.losses import Loss
 from portnn.members import check_members
 from portnn.mlp import MLP
-from portnn.network import Training, limits_of
+from portnn.network import Seen, Training, limits_of
 from portnn.objective import losses_of, shares
 from portnn.optimizers import Optimizer
 from portnn.pure import Pure, name_of, network_key
@@ -72,6 +72,14 @@ class Chunks:
                 stacklevel=5,
             )
             return done
+
+    def one(
+        self, k: int, size: int, state: State, chunk: dict[str, Rows], rows: Sequence[Sequence[float]]
+    ) -> tuple[State, Metrics]:
+        """Run step number ``k`` of a chunk by itself; ``state`` is kept, and what is returned has its own memory."""
+        part = {name: each.part(k * size, (k + 1) * size) for name, each in chunk.items()}
+        after, metrics = self.run(1, size, copied(self.backend, state), part, rows[k : k + 1], state)
+        return copied(self.backend, after), metrics
 
 
 def copied(backend: Backend, state: State) -> State:
@@ -134,12 +142,14 @@ def make_step(
     own = [name for name, there in (("running", model.running is not None), ("units", drops(model))) if there]
     by_value, by_norm = (_limit(model, limit) for limit in (clip_value, clip_norm))
 
+    def derived(state: State, batch: Batch, seen: Seen | None = None) -> Any:
+        training = Training(**{name: state[name] for name in own}, samples=batch.get("samples"), limits=limits)
+        return losses(state["params"], batch["x"], batch["t"], batch.get("weight"), training, seen)
+
     def advance(state: State, batch: Batch, h: Any) -> tuple[State, Array, Array]:
-        weight = batch.get("weight")
         params, rest = state["params"], {name: a for name, a in state.items() if name not in ("params", *own)}
         layers = {name: state[name] for name in own}
-        training = Training(**layers, samples=batch.get("samples"), limits=limits)
-        loss_of, penalty, grad, y, running = losses(params, batch["x"], batch["t"], weight, training)
+        loss_of, penalty, grad, y, running = derived(state, batch)
         if running is not None:
             layers["running"] = running
         if by_value is not None:
@@ -174,7 +184,7 @@ def make_step(
     known = network and name and update and (network, name, loss.kind, update, numbers)
     shapes = [[shape for _, shape in layer.parts.values()] for layer in model.layers]
     split = (outputs, judge) if known and not (l1 or l2) else None
-    return Pure(step, known or None, tuple(itertools.chain(*shapes)), model.members, split)
+    return Pure(step, known or None, tuple(itertools.chain(*shapes)), model.members, split, derived)
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:

@@ -125,8 +125,9 @@ def fit(
     Raises
     ------
     NonFiniteError
-        A NaN or an infinity arose, or a callback left one. The model keeps the last finite parameters;
-        ``error.members`` are the members in which it did, ``error.history`` is what came before.
+        A NaN or an infinity arose: in the loss, the gradient, the parameters, the optimizer's arrays or the running
+        statistics, for validation data, or a callback left one. The model keeps the last finite parameters; the error
+        says in which step, layer, array, samples and members, see :class:`portnn.NonFiniteError`.
     FormatError
         No checkpoint is valid, or they are of another network or optimizer.
     OSError

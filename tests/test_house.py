@@ -37,19 +37,12 @@ ROOMS = (
     *("files", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "differences", "autograd", "special", "activations", "losses"),
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling", "normalization", "dropout"),
-    *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
+    *("layout", "checks", "guests", "model_file"),  # the network
+    *("network", "trace", "tangents", "chunked", "objective"),
     *("derivatives", "mlp", "pure"),
     *("memory", "feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
-    *(
-        "evaluation",
-        "diagnosis",
-        "step",
-        "fingerprint",
-        "checkpoint_file",
-        "checkpoints",
-        "loop",
-        "training",
-    ),  # the loop
+    *("diagnosis", "evaluation", "step", "fingerprint", "checkpoint_file", "checkpoints"),  # the loop
+    *("loop", "training"),
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("console", "schema", "tabular"),  # what the command line is made of
     *("__init__", "commands", "__main__"),

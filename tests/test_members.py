@@ -160,7 +160,7 @@ def test_a_nan_is_looked_for_in_the_member_that_is_named(library):
     params = np.array(library.to_numpy(team.params))
     params[1] = 1e30
     team.params = params
-    with uncompiled(library), pytest.raises(portnn.NonFiniteError, match="member 0: the loss is NaN") as caught:
+    with uncompiled(library), pytest.raises(portnn.NonFiniteError, match="member 0: the penalty is NaN") as caught:
         fit(team, l2=[3e38, 0.0])
     assert caught.value.members == (0, 1)
     assert_same(library.to_numpy(team.params), params)

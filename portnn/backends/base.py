@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy
@@ -60,10 +60,16 @@ class Rows:
 
     def at(self, start: int, stop: int) -> Array:
         """Return the rows from ``start`` to ``stop``, counted in this order."""
-        index = self.index
-        here = slice(index.start + start, index.start + stop) if isinstance(index, slice) else index[start:stop]
-        rows = self.backend.take(self.source, here)
+        rows = self.backend.take(self.source, self._here(start, stop))
         return rows if self.dtype is None or rows.dtype == self.dtype else self.backend.xp.astype(rows, self.dtype)
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return the rows from ``start`` to ``stop``, counted in this order, not gathered yet."""
+        return replace(self, index=self._here(start, stop))
+
+    def _here(self, start: int, stop: int) -> Any:
+        index = self.index
+        return slice(index.start + start, index.start + stop) if isinstance(index, slice) else index[start:stop]
 
 
 def summed(metrics: Metrics) -> Metrics:

@@ -20,6 +20,7 @@ from portnn.estimators.watch import Watch, functions, watch
 from portnn.history import History, Reached
 from portnn.losses import Loss
 from portnn.mlp import MLP
+from portnn.trace import rows_said
 from portnn.training import fit
 
 CALLER = 7  # frames up to the line of the user's, which a warning names: fit, scikit-learn's wrappers, _fit, _solve
@@ -40,6 +41,7 @@ class Problem(NamedTuple):
     held_out: tuple[Any, numpy.ndarray, numpy.ndarray | None] | None
     space: Backend
     incremental: bool
+    rows: numpy.ndarray | None = None  # of the caller's samples, where some are held out of them
 
 
 class Updates:
@@ -105,15 +107,16 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
             progress=False,
         )
     except NonFiniteError as error:
+        said = _told(error, train)
         if not (e.early_stopping and held_out is not None):
             # the first sentence is scikit-learn's, so that a search finds the answer
             raise DivergedError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                f"preprocessed. ({error})"
+                f"preprocessed. ({said})"
             ) from error
         e.validation_scores_.append(numpy.nan)
         warnings.warn(
-            f"{who}: training diverged, the best network is kept: {error}", ConvergenceWarning, stacklevel=CALLER
+            f"{who}: training diverged, the best network is kept: {said}", ConvergenceWarning, stacklevel=CALLER
         )
     else:
         updates.reached = history.reached
@@ -199,7 +202,18 @@ def _split(e: Any, problem: Problem) -> tuple[Problem, Any]:
         (samples.rows_of(x, problem.space, side), t[side], None if weight is None else weight[side])
         for side in (train, held)
     ]
-    return problem._replace(x=parts[0][0], t=parts[0][1], weight=parts[0][2], y=problem.y[train]), parts[1]
+    train_on = problem._replace(x=parts[0][0], t=parts[0][1], weight=parts[0][2], y=problem.y[train], rows=train)
+    return train_on, parts[1]
+
+
+def _told(error: NonFiniteError, train: Problem) -> str:
+    """Return what an error says, its rows as the caller counts them; those of held-out samples by themselves."""
+    if error.epoch is None:
+        return f"held-out samples: {error}"
+    if train.rows is None or not error.samples:
+        return str(error)
+    rows = [int(train.rows[i]) for i in error.samples]
+    return str(error).replace(rows_said(error.samples, error.n_samples), rows_said(rows, error.n_samples))
 
 
 def _halves(e: Any, rows: numpy.ndarray, groups: numpy.ndarray | None) -> Any:
