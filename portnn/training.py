@@ -20,6 +20,7 @@ from portnn.errors import NonFiniteError, shown
 from portnn.evaluation import Judge, checked, judged, make_judge, means, read_back
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk, split
 from portnn.history import History, Reached
+from portnn.interrupts import uninterrupted
 from portnn.losses import get_loss
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, Optimizer, get_optimizer
@@ -294,9 +295,10 @@ def _run(
             if hasattr(optimizer, "rate"):
                 entry["learning_rate"] = optimizer.rate(count - 1)
             entry["epoch_seconds"] = seconds
-            _write_down(history, entry, gone)
-            _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
-            finished = epoch + 1
+            with uninterrupted():  # all lists of the history have this epoch, or none
+                _write_down(history, entry, gone)
+                _observe(getattr(optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
+                finished = epoch + 1
             bar.ended(entry)
             ended = [callback(model, history) for callback in callbacks]
             state = before = {**state, **copied(backend, _held(model))}  # a callback may have set them
@@ -305,10 +307,11 @@ def _run(
     except KeyboardInterrupt:
         history.interrupted = True
     finally:
-        _hand_over(model, before)
-        kept = {name: a for name, a in before.items() if name not in ("params", "running", "units")}
-        history.reached = Reached(finished, count, copied(backend, kept))  # memory that no later fit writes to
-        bar.close()
+        with uninterrupted():
+            _hand_over(model, before)
+            kept = {name: a for name, a in before.items() if name not in ("params", "running", "units")}
+            history.reached = Reached(finished, count, copied(backend, kept))  # memory that no later fit writes to
+            bar.close()
     return history
 
 

@@ -39,7 +39,7 @@ ROOMS = (
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling", "normalization", "dropout"),
     *("layout", "checks", "guests", "model_file", "network", "tangents", "chunked", "objective"),  # the network
     *("derivatives", "mlp", "pure"),
-    *("feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
+    *("interrupts", "feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
     *("evaluation", "diagnosis", "step", "training"),  # the loop
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("tabular", "console"),  # what the command line is made of
