@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shutil
+import zipfile
+from collections.abc import Iterator
+from email.parser import HeaderParser
 from pathlib import Path
 
 import nox
@@ -16,19 +22,41 @@ HERE = Path(__file__).parent.resolve()
 GROUPS = nox.project.load_toml(HERE / "pyproject.toml")
 
 
-def install_wheel(session: nox.Session) -> None:
-    """Build the wheel and install that: what is tested is what users get."""
+def asked_for(group: str) -> Iterator[str]:
+    """Return the requirements of a dependency group as they are written, those of groups that it includes among them."""
+    for entry in GROUPS["dependency-groups"][group]:
+        yield from asked_for(entry["include-group"]) if isinstance(entry, dict) else [entry]
+
+
+def lock_of(group: str) -> Path:
+    """Return the file that pins a dependency group: exact versions, with the hashes of their files."""
+    return HERE / "requirements" / f"{group}.txt"
+
+
+def install(session: nox.Session, group: str) -> None:
+    """Install a dependency group as it is locked: a file with another hash than that of the lock is refused."""
+    session.install("--require-hashes", "-r", str(lock_of(group)))
+
+
+def built(session: nox.Session) -> Path:
+    """Build the wheel, with what is locked in the group ``build``, and return it."""
     out = Path(session.create_tmp()) / "dist"
     shutil.rmtree(out, ignore_errors=True)
-    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(HERE))
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
+    session.run("python", "-m", "pip", "wheel", *options, str(HERE))
     (wheel,) = out.glob("portnn-*.whl")
-    session.install("--force-reinstall", "--no-deps", str(wheel))
+    return wheel
+
+
+def install_wheel(session: nox.Session) -> None:
+    """Build the wheel and install that: what is tested is what users get."""
+    session.install("--force-reinstall", "--no-deps", str(built(session)))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and the doctests against the installed wheel, from another folder, on every library there is."""
-    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    install(session, "test")
     install_wheel(session)
     session.chdir(session.create_tmp())
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
@@ -44,7 +72,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def browser(session: nox.Session) -> None:
     """Draw digits on the page of examples/draw.py in Chromium (apt-get install chromium), with MNIST at hand."""
-    session.install(*nox.project.dependency_groups(GROUPS, "browser"))
+    install(session, "browser")
     install_wheel(session)
     session.chdir(session.create_tmp())
     pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
@@ -55,7 +83,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def agree(session: nox.Session) -> None:
     """Print how far each array library is from references of higher precision; ``-- --backend cupy`` for one."""
-    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    install(session, "test")
     install_wheel(session)
     session.run("python", str(HERE / "tests" / "agreement.py"), *session.posargs, env={"MPLBACKEND": "agg"})
 
@@ -71,14 +99,14 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Make known mistakes in a copy of the package, one at a time: each must turn a test red; see tests/mutants."""
-    session.install(*nox.project.dependency_groups(GROUPS, "test"))
+    install(session, "test")
     session.run("python", str(HERE / "tests" / "mutants"), *session.posargs)
 
 
 @nox.session
 def mutation(session: nox.Session) -> None:
     """Change the mathematics in some 1,500 places and count how often a test notices; see docs/mutation.md."""
-    session.install(*nox.project.dependency_groups(GROUPS, "mutation"))
+    install(session, "mutation")
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     if not session.posargs:  # such as "portnn.losses*" or the names of mutants, to run these again
         shutil.rmtree(HERE / "mutants", ignore_errors=True)
@@ -89,7 +117,7 @@ def mutation(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and layout."""
-    session.install(*nox.project.dependency_groups(GROUPS, "lint"))
+    install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
@@ -97,22 +125,25 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the annotations of the package."""
-    session.install(*nox.project.dependency_groups(GROUPS, "types"), "numpy>=2.0", "array-api-compat")
+    install(session, "types")
     session.run("mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation in site/, warnings as errors; ``-- serve`` shows it while it is written."""
-    session.install(*nox.project.dependency_groups(GROUPS, "docs"))
+    install(session, "docs")
     session.run("python", "-m", "mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
 def package(session: nox.Session) -> None:
     """Build the wheel, install it alone with its two dependencies, and train from it."""
-    session.install("numpy", "array-api-compat")
-    install_wheel(session)
+    install(session, "build")
+    wheel = built(session)
+    session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "-r", str(lock_of("build")))
+    install(session, "package")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
     session.chdir(session.create_tmp())
     session.run("python", "-m", "portnn", "info")
     table = "size,kind\n" + "1.5,small\n7.5,large\n" * 20
@@ -128,6 +159,73 @@ def package(session: nox.Session) -> None:
         "portnn.fit(model, x, t, optimizer=portnn.Adam(0.01), epochs=20);"
         "accuracy = portnn.evaluate(model, xv, tv)['accuracy']; print(accuracy); assert accuracy > 0.9",
     )
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Ask PyPI's advisories about every version that is locked; needs the network, and says so without."""
+    install(session, "audit")
+    locks = [word for path in sorted((HERE / "requirements").glob("*.txt")) for word in ("-r", str(path))]
+    options = ["--disable-pip", "--require-hashes", "--progress-spinner", "off"]
+    session.run("python", "-m", "pip_audit", *options, *locks, *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Pin the dependency groups of pyproject.toml in requirements/, with hashes; ``-- test docs`` for some of them.
+
+    Pins that are there are kept where they still do; ``-- --upgrade`` takes the newest versions.
+    """
+    install(session, "lock") if lock_of("lock").exists() else session.install(*GROUPS["dependency-groups"]["lock"])
+    options = [word for word in session.posargs if word.startswith("-")]
+    groups = [word for word in session.posargs if not word.startswith("-")] or list(GROUPS["dependency-groups"])
+    wheel = torch_of_this_machine(session)
+    for group in groups:
+        compile_group(session, group, wheel, options)
+
+
+def torch_of_this_machine(session: nox.Session) -> Path:
+    """Return the wheel of torch that pip finds here, with a file beside it that tells uv what it depends on.
+
+    The build for CPUs is not the one on PyPI, which for Linux wants two gigabytes of CUDA: its index is another, or a
+    folder of wheels, and its hashes are its own. So its pin has the hashes of the wheels of those who made the lock.
+    """
+    (pinned,) = (requirement for requirement in asked_for("test") if requirement.startswith("torch=="))
+    folder = Path(session.create_tmp()) / "torch"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), pinned)
+    (wheel,) = folder.glob("torch-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = HeaderParser().parsestr(archive.read(name).decode())
+    wanted = [r for r in metadata.get_all("Requires-Dist", []) if "extra ==" not in r]
+    if any(r.startswith(("nvidia", "cuda", "triton")) for r in wanted):
+        session.error("pip finds torch for CUDA here; name https://download.pytorch.org/whl/cpu with PIP_INDEX_URL")
+    known = [f"[[dependency-metadata]]\nname = 'torch'\nversion = '{pinned.partition('==')[2]}'"]
+    (folder / "uv.toml").write_text("\n".join([*known, f"requires-dist = {json.dumps(wanted)}"]), encoding="utf-8")
+    return wheel
+
+
+def compile_group(session: nox.Session, group: str, wheel: Path, options: list[str]) -> None:
+    """Write the lock of one group, with the requirements that it is for at its head: a test compares them."""
+    path = lock_of(group)
+    path.parent.mkdir(exist_ok=True)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    how = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--quiet"]
+    how += ["--no-emit-package", "torch", "--output-file", str(path), *options]
+    session.run("uv", "--config-file", str(wheel.parent / "uv.toml"), "pip", "compile", "--group", group, *how)
+    asked = sorted(set(asked_for(group)))
+    text = "# Made by `nox -s lock`, for Python 3.11 and newer, of what pyproject.toml asks for:"
+    text += "".join(f"\n#   {requirement}" for requirement in asked) + "\n"
+    pins, _, _ = path.read_text(encoding="utf-8").partition("\n# The following packages were excluded")
+    pinned = next((requirement for requirement in asked if requirement.startswith("torch==")), None)
+    if pinned:
+        old = re.search(rf"^{re.escape(pinned)}((?: \\\n    --hash=sha256:[0-9a-f]+)+)", before, re.MULTILINE)
+        own = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        hashes = sorted({own, *re.findall("[0-9a-f]{64}", old[1] if old else "")})
+        pins = pins.rstrip() + "\n" + pinned + "".join(f" \\\n    --hash=sha256:{h}" for h in hashes) + "\n"
+        pins += "    # wheels for CPUs, of the machines on which the lock was made: nox -s lock adds another's\n"
+    path.write_text(text + pins, encoding="utf-8")
 
 
 @nox.session

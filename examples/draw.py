@@ -7,11 +7,14 @@ MNIST first. The page is at http://127.0.0.1:7860, for this computer alone. Need
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
-import binascii
+import http
 import importlib.util
 import io
+import json
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -29,6 +32,9 @@ MOST_PIXELS = 2**24
 HOST, PORT = "127.0.0.1", 7860
 
 MOST_BYTES = 4 * 2**20  # of a picture that is handed to the page
+MOST_BODY = 4 * MOST_BYTES // 3 + 2**16  # of a request: such a picture in base64, and what stands around it
+UNREADABLE = "the picture cannot be read, it is cut off or of another kind; PNG and JPEG are read"
+PATIENCE = 10.0  # seconds that a request may take to arrive
 
 HTML = """
 <div class="side">
@@ -290,13 +296,15 @@ def picture_in(url: object) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we look at its size, before any pixel
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "GIF", "BMP", "WEBP"))
-        check_size(picture)
-        picture.load()
     except Image.DecompressionBombError:
         raise ValueError(f"the picture has more pixels than {MOST_PIXELS}; make it smaller") from None
-    except (OSError, SyntaxError, binascii.Error):
-        message = "the picture cannot be read, it is cut off or of another kind; PNG and JPEG are read"
-        raise ValueError(message) from None
+    except Exception:  # to what a damaged file leads a decoder can be anything
+        raise ValueError(UNREADABLE) from None
+    check_size(picture)
+    try:
+        picture.load()
+    except Exception:
+        raise ValueError(UNREADABLE) from None
     return picture
 
 
@@ -338,14 +346,125 @@ def gradio() -> Any:
     return gr
 
 
+# What the page asks for. Everything else of gradio's is shut: uploads, files, its queue and its programming interface.
+NAME = r"[\w-][\w.-]*"
+PATHS = (
+    (("GET", "HEAD"), rf"/|/theme\.css|/favicon\.ico|/assets/{NAME}|/static/js/{NAME}|/gradio_api/startup-events"),
+    (("POST",), "/gradio_api/component_server/?"),
+)
+HEADERS = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer"}
+
+
+class Door:
+    """Lets in what the page asks for, from a browser on this computer, and turns everything else away (ASGI).
+
+    403 for another host or origin: a name of another site that leads to this address, or a page of another site. 404
+    for all that the page does not need, gradio's ways to files and uploads among it. 413 for a body of more than
+    MOST_BODY bytes, unread if it says so; 408 for one that takes longer than PATIENCE to arrive; 415 and 422 for what
+    is no question that the page would ask. ``component`` is gradio's number of the part that answers.
+    """
+
+    def __init__(self, app: Any, component: int) -> None:
+        self.app, self.component = app, component
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer, or hand the request on with its body read."""
+        if scope["type"] == "lifespan" or scope.get("let in"):
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        status, body = refusal(scope), b""
+        if status is None:
+            try:
+                status, body = await asyncio.wait_for(whole(receive), PATIENCE)
+            except TimeoutError:
+                status = 408
+        if status is None and scope["method"] == "POST" and not is_question(body, self.component):
+            status = 422
+        if status is not None:
+            text = http.HTTPStatus(status).phrase.encode()
+            headers = {"content-type": "text/plain", "content-length": str(len(text)), "connection": "close", **HEADERS}
+            await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
+            await send({"type": "http.response.body", "body": text})
+            return
+        read = False
+
+        async def again() -> Any:
+            nonlocal read
+            if read:
+                return await receive()
+            read = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *encoded(HEADERS)]}
+            await send(message)
+
+        # nobody stands between the browser and this program, so nothing is forwarded
+        own = [(name, value) for name, value in scope["headers"] if not name.startswith((b"x-", b"forwarded"))]
+        await self.app({**scope, "headers": own, "let in": True}, again, answer)
+
+
+def encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def refusal(scope: Any) -> int | None:
+    """Return the status with which a request is turned away before its body is read, or None."""
+    headers: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    here = {f"{name}:{scope['server'][1]}" for name in (HOST, "localhost")}
+    host, length = headers.get("host", []), headers.get("content-length", ["0"])
+    if len(host) != 1 or host[0] not in here or any(o != f"http://{host[0]}" for o in headers.get("origin", [])):
+        return 403
+    if not any(scope["method"] in methods and re.fullmatch(path, scope["path"], re.ASCII) for methods, path in PATHS):
+        return 404
+    if len(length) != 1 or not re.fullmatch("[0-9]{1,20}", length[0]):
+        return 400
+    if int(length[0]) > MOST_BODY:
+        return 413
+    kind = headers.get("content-type", [""])[0].partition(";")[0].strip().lower()
+    return 415 if scope["method"] == "POST" and kind != "application/json" else None
+
+
+def is_question(body: bytes, component: int) -> bool:
+    """Whether this is what the page asks: {"data": a picture, "fn_name": "read", ...}."""
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(asked, dict) or set(asked) != {"data", "component_id", "fn_name", "session_hash"}:
+        return False
+    number, session = asked["component_id"], asked["session_hash"]
+    ours = type(number) is int and number == component and asked["fn_name"] == "read"
+    return ours and isinstance(asked["data"], str) and isinstance(session, str) and session.isalnum()
+
+
+async def whole(receive: Any) -> tuple[int | None, bytes]:
+    """Read a body: (None, all of it), or (413, nothing) if it is too long."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return 400, b""
+        body += message.get("body", b"")
+        if len(body) > MOST_BODY:
+            return 413, b""
+        more = message.get("more_body", False)
+    return None, bytes(body)
+
+
 def serve(blocks: Any, port: int, *, wait: bool = True, browser: bool = False) -> str:
     """Show the page on this computer alone and return its address; ``wait`` until Ctrl-C."""
     gr = gradio()
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # another site's name that leads to this address gets no answer
-    ours = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    (component,) = (number for number, block in blocks.blocks.items() if getattr(block, "elem_id", None) == "draw")
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     blocks.queue(max_size=16, default_concurrency_limit=1, api_open=False)
     _, address, _ = blocks.launch(
@@ -360,10 +479,12 @@ def serve(blocks: Any, port: int, *, wait: bool = True, browser: bool = False) -
         enable_monitoring=False,
         ssr_mode=False,
         footer_links=[],
-        app_kwargs={"middleware": [ours]},
+        app_kwargs={"middleware": [Middleware(Door, component=component)]},
         theme=gr.themes.Default(neutral_hue="slate", **fonts),
         css=CONTAINER,
     )
+    # gradio answers other origins on this computer with permissions of its own, before it comes to what it is given
+    blocks.app.middleware_stack = Door(blocks.app.middleware_stack, component)
     print(f"draw a digit at {address} (Ctrl-C ends)", flush=True)
     if wait:
         blocks.block_thread()

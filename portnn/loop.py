@@ -18,6 +18,7 @@ from portnn.dropout import sample_words
 from portnn.evaluation import Judge, judged, means
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk
 from portnn.history import History, Reached
+from portnn.interrupts import uninterrupted
 from portnn.memory import enough, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
@@ -72,13 +73,14 @@ class Loop:
             self.history.interrupted = True
             self._save()
         finally:
-            state = self.position.state
-            _hand_over(self.model, state)
-            kept = {name: a for name, a in state.items() if name not in ("params", "running", "units")}
-            # memory that no later fit writes to
-            arrays = copied(self.model.backend, kept)
-            self.history.reached = Reached(self.written, self.position.updates, arrays)
-            bar.close()
+            with uninterrupted():
+                state = self.position.state
+                _hand_over(self.model, state)
+                kept = {name: a for name, a in state.items() if name not in ("params", "running", "units")}
+                # memory that no later fit writes to
+                arrays = copied(self.model.backend, kept)
+                self.history.reached = Reached(self.written, self.position.updates, arrays)
+                bar.close()
         return self.history
 
     def _train(self, epochs: int, bar: Bar) -> None:
@@ -134,9 +136,10 @@ class Loop:
         if hasattr(self.optimizer, "rate"):
             entry["learning_rate"] = self.optimizer.rate(position.updates - 1)
         entry["epoch_seconds"] = position.seconds
-        _write_down(self.history, entry, self.gone)
-        _observe(getattr(self.optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
-        self.written = position.epoch + 1
+        with uninterrupted():  # all lists of the history have this epoch, or none
+            _write_down(self.history, entry, self.gone)
+            _observe(getattr(self.optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
+            self.written = position.epoch + 1
         bar.ended(entry)
         state, ended = position.state, False
         try:

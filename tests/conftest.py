@@ -2,14 +2,26 @@
 
 A library that is not there takes no part: it is named in the header of the report, and one test of
 ``test_libraries.py`` is skipped with the reason. ``--backend NAME`` restricts a run and then insists on NAME.
+
+No test reaches the network: see ``offline/sitecustomize.py``.
 """
 
 from __future__ import annotations
 
+import os
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from libraries import LIBRARIES, Library
+
+OFFLINE = str(Path(__file__).parent / "offline")
+if not hasattr(sys.modules.get("sitecustomize"), "NetworkUsedError"):  # workers have it from the start
+    runpy.run_path(str(Path(OFFLINE, "sitecustomize.py")), run_name="offline")
+if OFFLINE not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
 
 
 def selected(config: pytest.Config) -> list[Library]:

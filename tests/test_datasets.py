@@ -501,8 +501,8 @@ def test_pooch_is_called_as_it_expects(tmp_path: Path, tiny: dict[str, bytes], m
 
     asked = []
 
-    def get(url: str, timeout: tuple[int, int], stream: bool) -> Response:
-        asked.append((url, timeout, stream))
+    def get(url: str, timeout: tuple[int, int], stream: bool, allow_redirects: bool) -> Response:
+        asked.append((url, timeout, stream and not allow_redirects))
         if url.startswith(mnist.MIRRORS[0]):
             raise requests.exceptions.ConnectTimeout
         return Response(tiny[url.rsplit("/", 1)[1].removesuffix(".gz")])

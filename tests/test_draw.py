@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import collections
+import concurrent.futures
+import contextlib
+import http.client
 import importlib.util
 import io
+import json
 import os
+import random
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -283,15 +289,11 @@ class Served:
         return self.tab.inner_text("#digit"), self.tab.locator(".best span:last-child").all_inner_texts()
 
 
-@pytest.fixture(scope="module")
-def served(model, tmp_path_factory):
+@contextlib.contextmanager
+def serving(net, folder):
+    """The page of a network in a process of its own: (process, port). It must have said nothing at its end."""
     needs_gradio()
-    if importlib.util.find_spec("playwright") is None or not CHROMIUM:
-        pytest.skip("needs playwright (pip) and chromium (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    folder = tmp_path_factory.mktemp("draw")
-    model.save(folder / "digits.safetensors")
+    net.save(folder / "digits.safetensors")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, ROOT / "examples" / "draw.py", "--model", "digits.safetensors", "--port", str(port)]
@@ -302,23 +304,34 @@ def served(model, tmp_path_factory):
         try:
             line = process.stdout.readline()
             assert line == f"draw a digit at http://127.0.0.1:{port}/ (Ctrl-C ends)\n", (folder / "errors").read_text()
-            with sync_playwright() as playwright:
-                root = ["--no-sandbox"] if os.geteuid() == 0 else []
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
-                tab = browser.new_page(viewport={"width": 1040, "height": 640}, device_scale_factor=1.5)
-                asked, wrong = [], []
-                tab.on("request", lambda request: asked.append(request.url))
-                tab.on("pageerror", lambda error: wrong.append(str(error)))
-                tab.goto(f"http://127.0.0.1:{port}")
-                yield Served(process, port, tab, asked)
-                assert wrong == []
-                browser.close()
+            yield process, port
+            assert process.poll() is None, (folder / "errors").read_text()
         finally:
             process.terminate()
             process.wait(timeout=30)
             process.stdout.close()
         errors.seek(0)
-        assert errors.read() == ""
+        assert {*errors.read().splitlines()} <= {"WARNING:  Invalid HTTP request received."}  # of what is no HTTP
+
+
+@pytest.fixture(scope="module")
+def served(model, tmp_path_factory):
+    needs_gradio()
+    if importlib.util.find_spec("playwright") is None or not CHROMIUM:
+        pytest.skip("needs playwright (pip) and chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with serving(model, tmp_path_factory.mktemp("draw")) as (process, port), sync_playwright() as playwright:
+        root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
+        tab = browser.new_page(viewport={"width": 1040, "height": 640}, device_scale_factor=1.5)
+        asked, wrong = [], []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{port}")
+        yield Served(process, port, tab, asked)
+        assert wrong == []
+        browser.close()
 
 
 def test_drawn_digits_are_recognized(served, tmp_path):
@@ -366,14 +379,226 @@ def test_a_picture_from_a_file(served, mnist, tmp_path):
 
 
 def test_page_is_for_this_computer_alone(served):
-    """It listens on 127.0.0.1, asks nobody else for anything, and answers to no other name."""
+    """It listens on 127.0.0.1, and asks nobody else for anything."""
     listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
     ends = {fields[1] for fields in listening if fields[3] == "0A" and fields[1].endswith(f":{served.port:04X}")}
     assert ends == {f"0100007F:{served.port:04X}"}
     assert [url for url in served.asked if not url.startswith((f"http://127.0.0.1:{served.port}/", "data:"))] == []
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    page = urllib.request.Request(f"http://127.0.0.1:{served.port}/", headers={"Host": "elsewhere.example"})
-    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
-        direct.open(page, timeout=30)
-    refused.value.close()
+
+
+# -- the door ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    """The port of a page whose network knows nothing."""
+    with serving(portnn.MLP([784, 10], init="zeros"), tmp_path_factory.mktemp("door")) as (process, port):
+        yield port
+        assert process.poll() is None
+
+
+def question(**changes):
+    """Return what the page asks, or nearly that."""
+    asked = {"data": address(rectangle()), "component_id": 2, "fn_name": "read", "session_hash": "abc123", **changes}
+    return json.dumps({name: value for name, value in asked.items() if value is not None}).encode()
+
+
+ASK = "/gradio_api/component_server/"
+JSON = {"Content-Type": "application/json"}
+
+
+def said(port, method="GET", path="/", headers=None, body=None):
+    """Return status, headers and body of the answer to one request, exactly as it is given here."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+    finally:
+        connection.close()
+
+
+def test_what_the_page_asks_is_answered(door):
+    status, headers, text = said(door)
+    assert status == 200
+    assert b"Draw a digit" in text
+    assert {name: headers[name] for name in ("x-content-type-options", "x-frame-options")} == {
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+    }
+    for origin in ({}, {"Origin": f"http://127.0.0.1:{door}"}):
+        status, headers, text = said(door, "POST", ASK, JSON | origin, question())
+        assert status == 200
+        assert np.ptp(json.loads(text)["probabilities"]) == 0.0
+    assert said(door, headers={"Host": f"localhost:{door}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"Host": host} for host in ("elsewhere.example", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.example:PORT", "")),
+        *({"Host": host} for host in ("evil.example@127.0.0.1:PORT", "0.0.0.0:PORT", "[::1]:PORT", "LOCALHOST.:PORT")),
+        *({"Origin": origin} for origin in ("https://elsewhere.example", "null", "http://127.0.0.1", "")),
+        *({"Origin": origin} for origin in ("https://127.0.0.1:PORT", "http://localhost:PORT", "http://127.0.0.1:1")),
+        {"Host": "127.0.0.1:PORT", "host": "elsewhere.example"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", ASK), ("GET", "/gradio_api/file=/etc/passwd")])
+def test_other_hosts_and_origins_are_turned_away(door, headers, method, path):
+    headers = {name: value.replace("PORT", str(door)) for name, value in headers.items()}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    lines += [] if any(name.lower() == "host" for name in headers) else [f"Host: 127.0.0.1:{door}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(question())}"] if method == "POST" else []
+    with socket.create_connection(("127.0.0.1", door), timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        with connection.makefile("rb") as answer:
+            status, head = answer.readline(), answer.read().lower()
+    # two hosts in one request are no HTTP, which the server says itself
+    assert status.split()[1] == (b"400" if len(headers) == 2 else b"403")
+    assert b"access-control-allow-origin" not in head
+    assert b"root:" not in head
+
+
+def test_an_origin_that_asks_first_gets_no_permission(door):
+    foreign = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    status, headers, _ = said(door, "OPTIONS", ASK, foreign)
+    assert status == 403
+    assert not any(name.startswith("access-control") for name in headers)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"{start}{of}" for start in ("/gradio_api", "") for of in ("/file=/etc/passwd", "/file/etc/passwd")),
+        *("/gradio_api/file=digits.safetensors", "/gradio_api/file=%2Fetc%2Fpasswd", "/gradio_api/file%3D/etc/passwd"),
+        *("/assets/../../../../../../etc/passwd", "/assets/..%2f..%2f..%2fetc%2fpasswd", "/assets/%2e%2e/index.html"),
+        *("/static/../../etc/passwd", "/static/js/..%2f..%2fetc%2fpasswd", "/static/js//etc/passwd", "//etc/passwd"),
+        *("/gradio_api/upload", "/gradio_api/proxy=http://127.0.0.1:9/", "/gradio_api/stream/a/b/c/playlist.m3u8"),
+        *("/gradio_api/info", "/gradio_api/queue/data?session_hash=a", "/gradio_api/queue/join", "/config"),
+        *("/gradio_api/call/read", "/gradio_api/run/read", "/docs", "/openapi.json", "/monitoring", "/login"),
+        *("/gradio_api/mcp/", "/gradio_api/custom_component/a/b/c/d", "/svelte/a", "/gradio_api/reset", "/robots.txt"),
+        *("/assets/\u00e9.js".encode().decode("latin-1"), "/assets/.hidden", "/theme.css/", "/theme\ncss", "/%00"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_gradio_has_no_other_door(door, path, method):
+    path = urllib.parse.quote(path, safe="/=%?:&")
+    status, _, text = said(door, method, path, JSON, question() if method == "POST" else None)
+    assert status == 404
+    assert text == b"Not Found"
+
+
+def test_a_long_body_is_not_read(door, draw):
+    """It is turned away by what it says of itself; without that, when it has become too long."""
+    head = f"POST {ASK} HTTP/1.1\r\nHost: 127.0.0.1:{door}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", door), timeout=30) as connection:
+        connection.sendall(f"{head}Content-Length: {draw.MOST_BODY + 1}\r\n\r\n".encode())  # and nothing of it
+        assert connection.recv(12) == b"HTTP/1.1 413"
+    with socket.create_connection(("127.0.0.1", door), timeout=30) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent <= draw.MOST_BODY + 2**20:
+                connection.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
+                sent += 2**16
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(12) == b"HTTP/1.1 413"
+    assert said(door)[0] == 200
+    largest = question(data="data:image/png;base64," + "A" * (draw.MOST_BODY - 2**12))
+    assert said(door, "POST", ASK, JSON, largest)[0] == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(draw, monkeypatch):
+    """Nor one that comes too slowly: the door itself, without a server around it."""
+    monkeypatch.setattr(draw, "PATIENCE", 0.05)
+    said = []
+
+    async def never():
+        await asyncio.sleep(3600)
+
+    async def note(message):
+        said.append(message)
+
+    headers = [(b"host", b"localhost:80"), (b"content-type", b"application/json"), (b"content-length", b"5")]
+    scope = {"type": "http", "method": "POST", "path": ASK, "headers": headers, "server": ("127.0.0.1", 80)}
+
+    def knock(scope):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the browser's loop runs in this thread
+            pool.submit(lambda: asyncio.run(draw.Door(None, 2)(scope, never, note))).result()
+
+    knock(scope)
+    assert said[0]["status"] == 408
+    knock({"type": "websocket"})
+    assert said[-1] == {"type": "websocket.close", "code": 1008}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"component_id": 1}, 422),
+        ({"component_id": 99}, 422),
+        ({"component_id": "2"}, 422),
+        ({"component_id": True}, 422),
+        ({"fn_name": "__init__"}, 422),
+        ({"fn_name": ["read"]}, 422),
+        ({"session_hash": None}, 422),
+        ({"session_hash": "../a"}, 422),
+        ({"data": 7}, 422),
+        ({"data": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}}, 422),
+        ({"more": 1}, 422),
+        ({"data": "data:image/png;base64,\ud800"}, 200),
+        ({"data": "file:///etc/passwd"}, 200),
+    ],
+    ids=str,
+)
+def test_other_questions_are_turned_away(door, changes, status):
+    found, _, text = said(door, "POST", ASK, JSON, question(**changes))
+    assert found == status
+    assert status == 422 or set(json.loads(text)) == {"note"}
+
+
+def test_a_thousand_requests_of_noise(door):
+    """Requests that were bent at random: no answer of 5xx, and the page is there afterwards."""
+    draw, statuses = random.Random(0), collections.Counter()
+    paths = [
+        "/",
+        ASK,
+        "/theme.css",
+        "/assets/index.js",
+        "/static/js/a.js",
+        "/gradio_api/startup-events",
+        "/favicon.ico",
+    ]
+    kinds = [("PNG", "L"), ("JPEG", "RGB"), ("GIF", "P"), ("BMP", "RGB"), ("WEBP", "RGB")]
+    for _ in range(1000):
+        method = draw.choice(["GET", "HEAD", "POST", "POST", "POST", "POST", "PUT", "PATCH", "OPTIONS", "TRACE"])
+        path = draw.choice([ASK, ASK, ASK, draw.choice(paths)])
+        headers = draw.choice([JSON, JSON, JSON, {"Content-Type": "multipart/form-data; boundary=x"}, {}])
+        noise = bytes(draw.choices(range(256), k=draw.randrange(40)))
+        if draw.random() < 0.3:
+            name = draw.choice(["X-Forwarded-Host", "Cookie", "Range", "Accept-Encoding", "Referer", "X-Gradio-User"])
+            headers = headers | {name: "".join(chr(b) for b in noise if 32 <= b < 127).strip()}
+        if draw.random() < 0.3:
+            path += "".join(f"%{b:02x}" if draw.random() < 0.7 else f"?{b}" for b in noise[:12])
+        picture = bytearray(base64.b64decode(address(rectangle().convert("RGB"), draw.choice(kinds)[0]).split(",")[1]))
+        for _ in range(draw.randrange(8)):
+            picture[draw.randrange(len(picture))] = draw.randrange(256)
+        data = "data:image/png;base64," + base64.b64encode(picture).decode()
+        body = draw.choice(
+            [
+                *[question(data=data)] * 4,
+                question(data=noise.decode("latin-1")),
+                question(component_id=draw.choice([0, 1, 3, -1, 2.0, 10**30, None, []])),
+                noise,
+                b"[" * 100_000,
+                question()[: draw.randrange(200)],
+                question().replace(b"read", noise),
+            ]
+        )
+        status, _, _ = said(door, method, path, headers, body if method not in ("GET", "HEAD", "TRACE") else None)
+        statuses[status] += 1
+    assert [status for status in statuses if status >= 500] == [], statuses
+    assert {200, 404, 415, 422} <= set(statuses), statuses
+    assert said(door, "POST", ASK, JSON, question())[0] == 200

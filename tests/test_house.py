@@ -40,7 +40,7 @@ ROOMS = (
     *("layout", "checks", "guests", "model_file"),  # the network
     *("network", "trace", "tangents", "chunked", "objective"),
     *("derivatives", "mlp", "pure"),
-    *("memory", "feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
+    *("memory", "interrupts", "feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
     *("diagnosis", "evaluation", "step", "fingerprint", "checkpoint_file", "checkpoints"),  # the loop
     *("loop", "training"),
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms

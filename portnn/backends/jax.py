@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,17 @@ from portnn.backends.parts import Parts, joined
 from portnn.errors import BackendError, reason
 
 MOST_KEPT = 2**22  # outputs of a chunk
+_used_in: list[int] = []  # the process that opened the library, or from which this one was forked
+
+
+def _not_forked() -> None:
+    """Raise BackendError in a process that was forked from one that used the library: it would wait there forever."""
+    if _used_in and _used_in[0] != os.getpid():
+        message = (
+            "jax cannot be used in a process that was forked from one that has used it (its threads are gone, and it "
+            "would wait for them); start processes with multiprocessing.get_context('spawn'), or with joblib's loky"
+        )
+        raise BackendError(message)
 
 
 class JaxBackend(Backend):
@@ -32,6 +44,8 @@ class JaxBackend(Backend):
             import jax.numpy as xp
         except ImportError as error:
             raise BackendError(f"jax cannot be imported ({reason(error)}): {cls.cure}") from error
+        _not_forked()
+        _used_in[:] = [os.getpid()]
         if device is None:
             device = jax.devices()[0]
         elif isinstance(device, str):
@@ -93,6 +107,7 @@ class JaxBackend(Backend):
         """Products in full float32 unless asked otherwise; JAX's own default on recent GPUs is TF32."""
         import jax
 
+        _not_forked()
         return jax.default_matmul_precision("tensorfloat32" if matmul_precision == "tf32" else "highest")
 
     def owns(self, x: object) -> bool:

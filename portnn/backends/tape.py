@@ -50,8 +50,9 @@ class _Memory:
         self.array, self.made, self.last, self.pool = array, made, made, pool
 
     def __del__(self) -> None:
-        if self.pool is not None:
-            self.pool.append(self.array)
+        pool = getattr(self, "pool", None)  # Ctrl-C may have come before it was there
+        if pool is not None:
+            pool.append(self.array)
 
 
 class Recorded:

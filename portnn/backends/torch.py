@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +16,70 @@ from portnn.backends.graphs import GraphChunk
 from portnn.backends.replay import Replaying
 from portnn.backends.tape import Call
 from portnn.errors import BackendError, reason
+
+
+class _Switch:
+    """The precision of products on one kind of device, which threads of the process may want in several positions."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.before = kind, "none"
+        self.wanted: dict[int, list[str]] = {}  # by thread; what it wanted last counts
+        self.lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._alone)
+
+    def want(self, precision: str) -> None:
+        with self.lock:
+            if not self.wanted:
+                self.before = self._switch.fp32_precision
+            self.wanted.setdefault(threading.get_ident(), []).append(precision)
+            self._turn()
+
+    def leave(self) -> None:
+        with self.lock:
+            mine = self.wanted[threading.get_ident()]
+            mine.pop()
+            if not mine:
+                del self.wanted[threading.get_ident()]
+            self._turn()
+
+    @property
+    def _switch(self) -> Any:
+        import torch
+
+        # one per kind of device, and an older one over all, which refuses to be read beside the others
+        kinds: Any = torch.backends
+        return kinds.cuda.matmul if self.kind == "cuda" else kinds.mkldnn.matmul
+
+    def _turn(self) -> None:
+        last = {of_thread[-1] for of_thread in self.wanted.values()}
+        position = self.before
+        if last == {"tf32"}:
+            position = "tf32"
+        elif last and position != "none":  # which is full float32 as well
+            position = "ieee"
+        if self._switch.fp32_precision != position:
+            self._switch.fp32_precision = position
+
+    def _alone(self) -> None:
+        """Forget the threads that a forked process does not have."""
+        me = threading.get_ident()
+        self.wanted = {thread: of_thread for thread, of_thread in self.wanted.items() if thread == me}
+        self.lock.release()
+
+
+_switches = {kind: _Switch(kind) for kind in ("cpu", "cuda")}
+
+
+def _one_thread() -> None:
+    """Go on alone in a forked process: it does not have the threads that OpenMP would wait for forever."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread)
 
 
 class TorchBackend(Replaying):
@@ -87,21 +153,17 @@ class TorchBackend(Replaying):
 
     @contextlib.contextmanager
     def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
-        """Pin the precision of float32 products, whatever the process has set, and put it back."""
-        import torch
+        """Pin the precision of float32 products, whatever the process has set, and put it back.
 
-        # torch has one switch per kind of device, and an older one over all, which refuses to be read beside the others
-        switches: Any = torch.backends
-        switch = switches.cuda.matmul if self.device.type == "cuda" else switches.mkldnn.matmul
-        wanted, before = "tf32" if matmul_precision == "tf32" else "ieee", switch.fp32_precision
-        if before == wanted or (before == "none" and wanted == "ieee"):
-            yield
-            return
-        switch.fp32_precision = wanted
+        torch has one switch for all threads. Where some want full float32 and others TF32 at the same time, all get
+        full float32: nobody's products are coarser than what was asked for.
+        """
+        switch = _switches["cuda" if self.device.type == "cuda" else "cpu"]
+        switch.want("tf32" if matmul_precision == "tf32" else "ieee")
         try:
             yield
         finally:
-            switch.fp32_precision = before
+            switch.leave()
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a tensor."""

@@ -149,7 +149,8 @@ def _downloader(folder: Path) -> Downloader:
             f"pip install pooch; or {_CURE}"
         ) from None
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-    return pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=(5, 30))
+    # the mirrors send the files themselves; who is sent elsewhere might be sent to a page without https
+    return pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=(5, 30), allow_redirects=False)
 
 
 def _fetch(name: str, folder: Path, downloader: Downloader) -> Path:
