@@ -8,6 +8,7 @@ classes are in the metadata of the file, under ``portnn.table``.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -251,7 +252,7 @@ def apply(path: StrPath, table_path: StrPath, *, delimiter: str = "auto", header
         try:  # known targets are welcome, but nobody asked for them
             targets = _known_targets(table_path, schema, options)
         except FormatError as error:
-            unknown = str(error)
+            unknown = str(error).removeprefix(f"read_columns: {shown(os.fspath(table_path))}: ")
     table = read_columns(table_path, wanted=schema.columns, **options)
     return schema, answers(model, schema, schema.inputs(table)), targets, unknown, model.dtype
 
