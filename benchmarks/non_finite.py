@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 import portnn
-from portnn import training
+from portnn import loop
 
 BAR = 0.03
 NETWORKS = ([784, 128, 10], [784, 512, 512, 10])
 BATCHES = (32, 128)
 WAYS = ("as it is", "no look", "no look, no copy")
 HEAD = "| network | batch | library | us per step | overhead of the look | of look and copy | the look alone |"
-READ, COPIED = training.read_back, training.copied
+READ, COPIED = loop.read_back, loop.copied
 
 
 def unread(backend: Any, metrics: Any, arrays: Any) -> tuple[Any, bool]:
@@ -45,8 +45,8 @@ def uncopied(backend: Any, state: Any) -> Any:
 
 def take(way: str) -> None:
     """Let fit go one of the ways."""
-    training.read_back = READ if way == "as it is" else unread
-    training.copied = uncopied if way == "no look, no copy" else COPIED
+    loop.read_back = READ if way == "as it is" else unread
+    loop.copied = uncopied if way == "no look, no copy" else COPIED
 
 
 def measured(sizes: list[int], batch: int, backend: str, samples: int, rounds: int) -> dict[str, Any]:

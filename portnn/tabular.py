@@ -6,6 +6,7 @@ many inputs as its column has categories, 1 for its own and 0 for the others. Th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -197,7 +198,7 @@ def apply(path: StrPath, table_path: StrPath, *, delimiter: str = "auto", header
         try:  # known targets are welcome, but nobody asked for them
             targets = known_targets(table_path, schema, options)
         except FormatError as error:
-            unknown = str(error)
+            unknown = str(error).removeprefix(f"read_columns: {shown(os.fspath(table_path))}: ")
     table = read_columns(table_path, wanted=schema.columns, **options)
     return schema, answers(model, schema, schema.inputs(table, model.dtype)), targets, unknown, model.dtype
 

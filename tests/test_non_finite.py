@@ -22,7 +22,7 @@ from libraries import LIBRARIES
 from tolerances import assert_same
 
 import portnn
-from portnn import MLP, SGD, Adam, NonFiniteError, feed, random, training
+from portnn import MLP, SGD, Adam, NonFiniteError, feed, loop, random
 from portnn.backends import namespace
 from portnn.dropout import sample_words
 from portnn.feed import plan
@@ -234,7 +234,7 @@ def test_the_step_that_is_named_is_that_of_a_slow_loop(what, name, compile, monk
     assert len(str(error)) < 500
     assert np.isfinite(kept).all()
     if name == "jax" and compile:  # which rounds otherwise than the loop: chunks of one step are looked at one by one
-        monkeypatch.setattr(training, "plan", lambda n, size, most: plan(n, size, size))
+        monkeypatch.setattr(loop, "plan", lambda n, size, most: plan(n, size, size))
         before = fails(case, name, compile=True)[1]
     assert_same(kept, before)
     if case.array == "weights":
@@ -325,7 +325,8 @@ def test_a_callback_that_sets_a_nan_is_told():
         model.params = params
 
     model, twin = (MLP([4, 2], seed=2) for _ in range(2))
-    with pytest.raises(NonFiniteError, match=r"^fit: epoch 1: after the callbacks, biases\[0\] is NaN") as caught:
+    said = r"^fit: epoch 1: the callback spoil left NaN or infinity in biases\[0\] of"
+    with pytest.raises(NonFiniteError, match=said) as caught:
         portnn.fit(model, X, T, loss="mse", optimizer=SGD(0.1), callbacks=spoil, progress=False)
     assert (caught.value.epoch, caught.value.array, len(caught.value.history["loss"])) == (1, "biases[0]", 1)
     portnn.fit(twin, X, T, loss="mse", optimizer=SGD(0.1), epochs=1, progress=False)
@@ -512,11 +513,11 @@ def test_the_benchmark_takes_turns_and_puts_everything_back():
     spec = importlib.util.spec_from_file_location("non_finite", BENCHMARK)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    before, looks = (training.read_back, training.copied), []
+    before, looks = (loop.read_back, loop.copied), []
     benchmark.READ = lambda backend, metrics, arrays: looks.append(len(arrays)) or before[0](backend, metrics, arrays)
     found = benchmark.measured([4, 3, 2], 8, "numpy", 64, 2)
-    assert (training.read_back, training.copied) == (benchmark.READ, before[1])
-    training.read_back = before[0]
+    assert (loop.read_back, loop.copied) == (benchmark.READ, before[1])
+    loop.read_back = before[0]
     assert {way: len(seconds) for way, seconds in found["seconds"].items()} == dict.fromkeys(benchmark.WAYS, 2)
     assert looks[:8] == [3, 3, 0, 0, 3, 3, 0, 0], "parameters, m and v; or nothing"
     assert benchmark.row([4, 3, 2], 8, "numpy", 64, found)[0].startswith("| 4-3-2 | 8 | numpy | ")

@@ -159,8 +159,7 @@ def predict(options: argparse.Namespace) -> int:
         good = f"accuracy {scores.score:.2%}" if schema.classes else f"R^2 {scores.score:.4f}, RMSE {scores.rmse:.6g}"
         said += f"; beside the column {shown(schema.target, 60)} of the table: {good}"
     elif unknown is not None:
-        why = unknown.removeprefix(f"read_columns: {shown(options.data)}: ")
-        said += f"; not compared with the column {shown(schema.target, 60)}: {why}"
+        said += f"; not compared with the column {shown(schema.target, 60)}: {unknown}"
     print(said + (f"; written to {options.output}" if options.output else ""), file=sys.stderr)
     return 0
 
