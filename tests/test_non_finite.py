@@ -272,6 +272,23 @@ def test_members_are_all_named_and_the_place_is_that_of_the_first():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_member_whose_update_alone_overflows_is_named(name):
+    """The losses of all members are finite, and so are those of the next step: it is the only one."""
+    model = MLP([4, 2], members=3, seed=4, **LIBRARIES[name].where)
+    before = np.array(LIBRARIES[name].to_numpy(model.params))
+    match = (
+        r"batch 1: member 1 \(learning rate 3e\+38\): the update of weights\[0\] \(layer 0\) is NaN or infinity; the"
+    )
+    with pytest.raises(NonFiniteError, match=match) as caught:
+        portnn.fit(
+            *(model, X, 100.0 * T),
+            **{"loss": "mse", "optimizer": SGD([1e-3, 3e38, 1e-3]), "batch_size": N, "epochs": 1, "progress": False},
+        )
+    assert (caught.value.members, caught.value.array, caught.value.samples) == ((1,), "weights[0]", ())
+    assert_same(LIBRARIES[name].to_numpy(model.params), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_are_rows_of_the_callers_x_behind_a_split(name):
     """A third is held out: whether the bad sample is trained on or judged, it is row 22."""
     x, wheres = with_row(22, [3e38, 3e38, 3e38, 3e38]), set()
