@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile import BAD_CSV, IDX, bomb, entry, idx, tensors, zipped
 
@@ -93,6 +94,22 @@ def test_bombs_cost_little(tmp_path: Path):
         assert peak_bytes(functools.partial(refused, read_idx, path)) < 2 * len(spoiled) + (16 << 20)
     path = write(tmp_path, zipped(declared, 9))
     assert read_idx(path).shape == (64 << 20,)
+
+
+@pytest.mark.parametrize("reader", [read_csv, functools.partial(read_csv, dtype="float64"), read_columns])
+def test_tables_of_short_numbers_cost_no_more_than_others(tmp_path: Path, reader: Reader):
+    """As numbers they take several times the room of their text, and of gzip a thousand times."""
+    text = b"a,b\n" + b"1,2\n" * 3_000_000
+    name = getattr(reader, "func", reader).__name__
+    for content in (text + b"1,1e999\n", zipped(text, 9)[:-4], zipped(text + b"3", 9)):
+        path = write(tmp_path, content)
+        named = functools.update_wrapper(lambda path: reader(path), getattr(reader, "func", reader))
+        peak = peak_bytes(functools.partial(refused, named, path))
+        assert peak < 2 * len(content) + (16 << 20), (name, len(content), peak)
+    result = reader(write(tmp_path, zipped(text, 9)))
+    values = result.values if name == "read_columns" else np.stack([result[1], result[0][:, 0]], axis=1)
+    assert values.shape == (3_000_000, 2)
+    assert (values == [1, 2]).all()
 
 
 def test_many_names_take_no_quadratic_time(tmp_path: Path):

@@ -5,13 +5,24 @@ twice, once to learn what each column holds, once to fetch it.
 """
 
 import difflib
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from portnn.backends import one_of
-from portnn.datasets.csv_table import _NUMBER, _are_names, _blocks, _fail, _fields, _first_line, _Layout, _parse_fast
+from portnn.datasets.csv_table import (
+    _NUMBER,
+    _are_names,
+    _blocks,
+    _fail,
+    _fields,
+    _first_line,
+    _Layout,
+    _parse_fast,
+    room_for,
+)
 from portnn.datasets.stream import open_data
 from portnn.errors import FormatError
 from portnn.files import StrPath, listing, naming, shown
@@ -119,7 +130,7 @@ def read_columns(
             wanted = _survey(file, names, places, categorical, missing)
         else:
             places = [find(column.name, names) for column in wanted]
-        return _collect(file, tuple(wanted), places, missing)
+        return _collect(file, tuple(wanted), places, missing, room_for(path))
 
 
 def column_names(path: StrPath, *, delimiter: str = "auto", header: bool = True) -> list[str]:
@@ -242,11 +253,16 @@ def _survey(
     return tuple(Column(names[p], tuple(sorted(texts[p])) if p in texts else None) for p in places)
 
 
-def _collect(file: _File, columns: tuple[Column, ...], places: Sequence[int], missing: str) -> Table:
-    """Go through the file to fetch columns whose kinds are known."""
+def _collect(file: _File, columns: tuple[Column, ...], places: Sequence[int], missing: str, room: float) -> Table:
+    """Go through the file to fetch columns whose kinds are known; twice where they take more than ``room`` bytes."""
     codes = [None if c.categories is None else {text: float(k) for k, text in enumerate(c.categories)} for c in columns]
     values, left_out = bytearray(), 0  # grown in place, so that the peak is the result and one block
+    kept = True
     for line, block in file.blocks():
+        if len(values) > room:  # the rest is only looked at, before any of it is kept
+            kept = False
+        if not kept:
+            values = bytearray()
         parsed = None if any(codes) else _parse_fast(block, file.layout)
         if parsed is not None:
             values += np.ascontiguousarray(parsed[:, places]).data.cast("B")
@@ -263,6 +279,8 @@ def _collect(file: _File, columns: tuple[Column, ...], places: Sequence[int], mi
                 for place, column, known in zip(places, columns, codes, strict=True)
             ]
             values += np.asarray(row).data.cast("B")
+    if not kept:
+        return _collect(file, columns, places, missing, math.inf)
     return Table(columns, np.frombuffer(values, np.float64).reshape(-1, len(columns)), left_out)
 
 

@@ -5,6 +5,7 @@ parsed again field by field, which either copes (quotes, blanks around numbers) 
 """
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from io import BufferedReader
@@ -20,6 +21,7 @@ MAX_COLUMNS = 65_536
 MAX_LINE = 1 << 21
 MAX_FIELD = 1_000
 _BLOCK = 1 << 18
+_UNSEEN = 1 << 23
 
 # float() is laxer: it takes "nan", "1_000" and the digits of every script.
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -48,7 +50,8 @@ def read_csv(
 
     Strict: every line has the same number of fields and every field is a finite decimal number, or the file is
     refused with the line and the column, both counted from 1. A byte order mark, CRLF, a missing last newline, quoted
-    numbers and blanks around them are fine. Comments, blank lines and line breaks within quotes are not.
+    numbers and blanks around them are fine. Comments, blank lines and line breaks within quotes are not. A file of more
+    than 8 MiB whose numbers take much more room than itself (digits, gzip) is seen to its end before any are kept.
 
     Parameters
     ----------
@@ -103,29 +106,52 @@ def read_csv(
         if len(fields) - (column is not None) == 0:
             _fail(1, 1, "the only column is the target; there are no features")
 
+        def parsed() -> Iterator[np.ndarray]:
+            line, size = (1 if names is None else 2), 0
+            for block in _blocks(stream, line, first + b"\n" if names is None else b""):
+                size += len(block)
+                values = _parse_fast(block, layout)
+                if values is None:
+                    values = _parse_exactly(block, line, layout)
+                line += len(values)
+                if size > max_bytes or line - (names is not None) > max_rows + 1:
+                    _fail(line - 1, 1, f"the table exceeds max_rows={max_rows} or max_bytes={max_bytes}")
+                yield values
+            if not size:
+                _fail(2, 1, "there are no data after the header")
+
         # Grown in place, so that the peak is the result and one block, not the result twice.
         x_bytes, t_bytes = bytearray(), bytearray()
-        line, size = (1 if names is None else 2), 0
-        for block in _blocks(stream, line, first + b"\n" if names is None else b""):
-            size += len(block)
-            values = _parse_fast(block, layout)
-            if values is None:
-                values = _parse_exactly(block, line, layout)
-            line += len(values)
-            if size > max_bytes or line - (names is not None) > max_rows + 1:
-                _fail(line - 1, 1, f"the table exceeds max_rows={max_rows} or max_bytes={max_bytes}")
-            if column is not None:
-                t_bytes += np.ascontiguousarray(values[:, column]).data
-                values = np.delete(values, column, axis=1)
-            x_bytes += values.astype(element).reshape(-1).data
-        if not x_bytes:
-            _fail(2, 1, "there are no data after the header")
+        kept, room = True, room_for(path)
+        for values in parsed():
+            if kept:
+                _append(values, column, element, x_bytes, t_bytes)
+                if len(x_bytes) + len(t_bytes) > room:  # the rest is only looked at, before any of it is kept
+                    kept, x_bytes, t_bytes = False, bytearray(), bytearray()
+        if not kept:
+            stream.seek(0)
+            _first_line(stream)
+            for values in parsed():
+                _append(values, column, element, x_bytes, t_bytes)
     x = np.frombuffer(x_bytes, element).reshape(-1, layout.columns - (column is not None))
     if column is None:
         return x, None
     t = np.frombuffer(t_bytes, np.float64)
     whole = np.all(t == np.trunc(t)) and np.all(np.abs(t) <= _EXACT)
     return x, t.astype(np.int64 if whole else element)
+
+
+def room_for(path: StrPath) -> int:
+    """Return how many bytes of numbers are kept before the end of a file has been seen; some text takes less itself."""
+    return _UNSEEN + os.path.getsize(path) * 7 // 4
+
+
+def _append(values: np.ndarray, column: int | None, element: np.dtype[Any], x: bytearray, t: bytearray) -> None:
+    """Put the target column of some rows behind ``t``, and the others behind ``x``."""
+    if column is not None:
+        t += np.ascontiguousarray(values[:, column]).data
+        values = np.delete(values, column, axis=1)
+    x += values.astype(element).reshape(-1).data
 
 
 def _check_arguments(element: np.dtype[Any], header: object, delimiter: str) -> None:
