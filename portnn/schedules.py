@@ -1,7 +1,7 @@
 """Learning rates as functions of the number of the step.
 
 A schedule is any ``f(step) -> learning rate``; ``step`` counts the optimizer's updates from 0. It is evaluated on the
-host in float64. A plain number is a constant one.
+host in float64. A plain number is a constant one. Those of this module can be pickled, and optimizers with them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 Schedule = Callable[[int], float]
 
@@ -22,7 +23,11 @@ def constant(learning_rate: float) -> Schedule:
     0.1
 
     """
-    return lambda step: learning_rate
+    return partial(_constant, learning_rate)
+
+
+def _constant(learning_rate: float, step: int) -> float:
+    return learning_rate
 
 
 def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
@@ -36,7 +41,11 @@ def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedul
 
     """
     _at_least("step_decay", every=(every, 1))
-    return lambda step: learning_rate * factor ** (step // every)
+    return partial(_step_decay, learning_rate, every, factor)
+
+
+def _step_decay(learning_rate: float, every: int, factor: float, step: int) -> float:
+    return learning_rate * factor ** (step // every)
 
 
 def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
@@ -49,7 +58,11 @@ def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
 
     """
     _at_least("exponential", every=(every, 1))
-    return lambda step: learning_rate * factor ** (step / every)
+    return partial(_exponential, learning_rate, every, factor)
+
+
+def _exponential(learning_rate: float, every: int, factor: float, step: int) -> float:
+    return learning_rate * factor ** (step / every)
 
 
 def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
@@ -61,7 +74,11 @@ def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
     0.5
 
     """
-    return lambda step: learning_rate / (step + 1) ** power
+    return partial(_inverse_scaling, learning_rate, power)
+
+
+def _inverse_scaling(learning_rate: float, power: float, step: int) -> float:
+    return learning_rate / (step + 1) ** power
 
 
 def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
@@ -78,14 +95,14 @@ def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0
 
     """
     _at_least("cosine", steps=(steps, warmup + 1), warmup=(warmup, 0))
+    return partial(_cosine, learning_rate, steps, warmup, final)
 
-    def f(step: int) -> float:
-        if step < warmup:
-            return learning_rate * (step + 1) / (warmup + 1)
-        k = min((step - warmup) / (steps - warmup), 1.0)
-        return final + (learning_rate - final) * 0.5 * (1.0 + math.cos(math.pi * k))
 
-    return f
+def _cosine(learning_rate: float, steps: int, warmup: int, final: float, step: int) -> float:
+    if step < warmup:
+        return learning_rate * (step + 1) / (warmup + 1)
+    k = min((step - warmup) / (steps - warmup), 1.0)
+    return final + (learning_rate - final) * 0.5 * (1.0 + math.cos(math.pi * k))
 
 
 def one_cycle(
@@ -106,17 +123,16 @@ def one_cycle(
     _at_least("one_cycle", steps=(steps, 2))
     if not 0.0 < rise < 1.0:
         raise ValueError(f"one_cycle: rise must be in (0, 1), got {rise}")
-    peak = max(rise * steps - 1.0, 0.0)
+    return partial(_one_cycle, learning_rate, steps, max(rise * steps - 1.0, 0.0), start, final)
 
-    def f(step: int) -> float:
-        low, high = start * learning_rate, learning_rate
-        if step <= peak:
-            k = step / peak if peak else 1.0
-        else:
-            low, k = low * final, 1.0 - min((step - peak) / (steps - 1.0 - peak), 1.0)
-        return low + (high - low) * 0.5 * (1.0 - math.cos(math.pi * k))
 
-    return f
+def _one_cycle(learning_rate: float, steps: int, peak: float, start: float, final: float, step: int) -> float:
+    low, high = start * learning_rate, learning_rate
+    if step <= peak:
+        k = step / peak if peak else 1.0
+    else:
+        low, k = low * final, 1.0 - min((step - peak) / (steps - 1.0 - peak), 1.0)
+    return low + (high - low) * 0.5 * (1.0 - math.cos(math.pi * k))
 
 
 @dataclass
