@@ -252,6 +252,12 @@ class Tape:
                 left[number].append(i)
         return places, left
 
+    def forget(self) -> None:
+        """Let go of what was noted: arrays know their tape, and would wait with it for the garbage collector."""
+        if self.before is not None:
+            self.before.forget()
+        self.calls, self.places, self.left, self.pools, self.before = [], {}, {}, {}, None
+
     def program(self) -> list[Callable[[], object]]:
         """Return what the calls do, in order."""
         calls = []
