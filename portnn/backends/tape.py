@@ -253,10 +253,12 @@ class Tape:
         return places, left
 
     def forget(self) -> None:
-        """Let go of what was noted: arrays know their tape, and would wait with it for the garbage collector."""
+        """Let go of arrays that know their tape: in a circle they would wait for the garbage collector."""
+        for call in self.calls:
+            call.pieces = None
         if self.before is not None:
             self.before.forget()
-        self.calls, self.places, self.left, self.pools, self.before = [], {}, {}, {}, None
+        self.pools, self.before = {}, None
 
     def program(self) -> list[Callable[[], object]]:
         """Return what the calls do, in order."""
