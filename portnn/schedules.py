@@ -3,7 +3,7 @@
 A schedule is any ``f(step) -> learning rate``; ``step`` counts the optimizer's updates from 0. It is evaluated on the
 host in float64. A plain number is a constant one. One that has ``observe(loss)`` is shown the loss of every epoch; so
 that a checkpoint can keep what it has seen, it must also have ``state()``, which returns a dict of arrays and JSON
-values, and ``restore(state)``.
+values, and ``restore(state)``. Those of this module can be pickled, and optimizers with them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,18 @@ class Formula:
         """Return the rate of update number ``step``."""
         return self.f(step)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the call that made it: what it runs is a function within that function."""
+        return _made, (self.name, self.arguments)
+
     def __repr__(self) -> str:
         """Show the call that made it."""
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
+
+def _made(name: str, arguments: dict[str, float]) -> Schedule:
+    schedule: Schedule = globals()[name](**arguments)
+    return schedule
 
 
 def constant(learning_rate: float) -> Schedule:

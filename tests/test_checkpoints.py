@@ -549,7 +549,9 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
         if len(history["loss"]) == 2:
             model.params = model.params + np.inf
 
-    with pytest.raises(NonFiniteError, match=r"epoch 2: the callback spoil left NaN or infinity in weights\[0\]") as caught:
+    with pytest.raises(
+        NonFiniteError, match=r"epoch 2: the callback spoil left NaN or infinity in weights\[0\]"
+    ) as caught:
         fit(network(), tmp_path / "run", callbacks=spoil)
     assert len(caught.value.history["loss"]) == 2
     assert newest(tmp_path / "run").record["updates"] == 6

@@ -129,6 +129,7 @@ def test_joblib(prefer):
     assert (os.getpid() in {number for _, number in found}) == (prefer == "threading")
 
 
+@pytest.mark.filterwarnings("ignore:.*max_iter:sklearn.exceptions.ConvergenceWarning")
 def test_grid_search_in_processes():
     """Estimators are cloned, sent to other processes and fitted there, with the scores of one process."""
     selection = pytest.importorskip("sklearn.model_selection", reason="scikit-learn is not installed")
@@ -136,7 +137,7 @@ def test_grid_search_in_processes():
 
     x, t = runs.data()
     grid = {"hidden_layer_sizes": [(5,), (9,)], "alpha": [1e-4, 1e-1]}
-    estimator = MLPClassifier(max_iter=15, random_state=0, tol=-1.0, early_stopping=True, n_iter_no_change=20)
+    estimator = MLPClassifier(max_iter=15, random_state=0, tol=0.0, early_stopping=True, n_iter_no_change=20)
     scores = []
     for jobs in (1, 2):
         search = selection.GridSearchCV(estimator, grid, cv=3, n_jobs=jobs).fit(x, t)
@@ -177,41 +178,40 @@ def there_and_back(thing, function, tmp_path, *words):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", [kind for kind in runs.KINDS if kind != "plain-loss"])
-def test_model_optimizer_and_history_travel(kind, backend, tmp_path):
-    """All three together: the training that goes on there, and after the way back here, is the one that never left."""
-    model, history = runs.trained(kind, backend, epochs=2)
-    optimizer = runs.KINDS[kind][2]()
-    assert repr(optimizer) == repr(pickle.loads(pickle.dumps(optimizer)))
-    (other, after), (digest, names) = there_and_back(
-        (model, history), "(lambda both: (__import__('runs').digest(*both), list(both[1])))", tmp_path, backend
-    )
-    assert digest == runs.digest(model, history) == runs.digest(other, after)
-    assert names == list(history)
-    assert (after.reached.epochs, after.reached.updates, after.interrupted) == (2, history.reached.updates, False)
-    options = {**runs.KINDS[kind][1]["options"], "epochs": 1, "seed": 11, "progress": False}
-    x, labels = runs.data()
-    t = labels if runs.KINDS[kind][1]["targets"] == "labels" else np.eye(3)[labels]
-    ends = []
-    for one, so_far in ((model, history), (other, after)):
-        optimizer = runs.KINDS[kind][2]()
-        ends.append(runs.digest(one, portnn.fit(one, x, t, optimizer=optimizer, resume=so_far, **options)))
-    assert ends[0] == ends[1]
+def test_model_optimizer_and_history_travel(backend, tmp_path):
+    """All three together: the training that goes on after the way there and back is the one that never left."""
+    kinds = [kind for kind in runs.KINDS if kind != "plain-loss"]
+    here = [(*runs.trained(kind, backend, epochs=2), runs.KINDS[kind][2]()) for kind in kinds]
+    function = "(lambda all: [__import__('runs').digest(*each[:2]) for each in all])"
+    back, digests = there_and_back(here, function, tmp_path, backend)
+    for kind, mine, other, digest in zip(kinds, here, back, digests, strict=True):
+        assert digest == runs.digest(*mine[:2]) == runs.digest(*other[:2])
+        one, two = mine[1].reached, other[1].reached
+        assert (one.epochs, one.updates, other[1].interrupted) == (two.epochs, two.updates, False)
+        how, (x, labels) = runs.KINDS[kind][1], runs.data()
+        options = {**how["options"], "epochs": 1, "seed": 11, "progress": False}
+        t = labels if how["targets"] == "labels" else np.eye(3)[labels]
+        ends = [
+            runs.digest(model, portnn.fit(model, x, t, optimizer=optimizer, resume=so_far, **options))
+            for model, so_far, optimizer in (mine, other)
+        ]
+        assert ends[0] == ends[1], kind
 
 
-@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_fitted_estimators_travel(name, backend, tmp_path):
+def test_fitted_estimators_travel(backend, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from portnn import estimators
 
     x, t = runs.data()
-    estimator = getattr(estimators, name)(
-        hidden_layer_sizes=(7,), max_iter=5, tol=-1.0, random_state=1, backend=backend
-    )
-    with pytest.warns(UserWarning, match="max_iter"):
-        estimator.fit(x, t)
+    options = {"hidden_layer_sizes": (7,), "max_iter": 5, "tol": 0.0, "random_state": 1, "backend": backend}
+    here = [getattr(estimators, name)(**options) for name in ("MLPClassifier", "MLPRegressor")]
+    for estimator in here:
+        with pytest.warns(UserWarning, match="max_iter"):
+            estimator.fit(x, t)
     np.save(tmp_path / "x.npy", x)
-    other, answers = there_and_back(estimator, "(lambda e: e.predict(np.load('x.npy')))", tmp_path, backend)
-    assert answers.tobytes() == estimator.predict(x).tobytes() == other.predict(x).tobytes()
-    assert other.get_params() == estimator.get_params()
+    function = "(lambda both: [e.predict(np.load('x.npy')) for e in both])"
+    back, answers = there_and_back(here, function, tmp_path, backend)
+    for estimator, other, answer in zip(here, back, answers, strict=True):
+        assert answer.tobytes() == estimator.predict(x).tobytes() == other.predict(x).tobytes()
+        assert other.get_params() == estimator.get_params()

@@ -1,6 +1,7 @@
 """Learning rates against torch.optim.lr_scheduler, and against numbers that one can see are right."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -166,3 +167,18 @@ def test_a_minimum_above_the_rate_does_not_raise_it():
 def test_a_schedule_that_makes_no_sense_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda: schedules.constant(0.1), lambda: schedules.step_decay(1.0, 3), lambda: schedules.one_cycle(1.0, 20)),
+        *(lambda: schedules.exponential(1.0, 3, 0.5), lambda: schedules.inverse_scaling(1.0)),
+        *(lambda: schedules.cosine(1.0, 20, 2, 0.1), lambda: schedules.ReduceOnPlateau(0.3)),
+    ],
+)
+def test_a_schedule_can_be_pickled_and_an_optimizer_with_it(make):
+    rates = [make()(step) for step in range(25)]
+    assert [pickle.loads(pickle.dumps(make()))(step) for step in range(25)] == rates
+    other = pickle.loads(pickle.dumps(portnn.Adam(make())))
+    assert [other.rate(step) for step in range(25)] == rates

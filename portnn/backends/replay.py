@@ -153,6 +153,8 @@ class _Replay:
         different = [name for name, a in expected.items() if not self._same(found[name], a)]
         self.checked += not different
         if not different:
+            if self.checked == len(self.programs) and self.tape is not None:
+                self.tape.forget()
             return
         if not self.in_place:
             raise NotRecordedError(f"a replayed step differs from the step itself in {', '.join(different)}")

@@ -252,6 +252,14 @@ class Tape:
                 left[number].append(i)
         return places, left
 
+    def forget(self) -> None:
+        """Let go of arrays that know their tape: in a circle they would wait for the garbage collector."""
+        for call in self.calls:
+            call.pieces = None
+        if self.before is not None:
+            self.before.forget()
+        self.pools, self.before = {}, None
+
     def program(self) -> list[Call]:
         """Return the calls in order, without the copies that are left out since the pieces lie in their places."""
         calls = []
