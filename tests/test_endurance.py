@@ -87,7 +87,7 @@ def test_the_benchmark_writes_its_table(tmp_path):
         sys.executable,
         ROOT / "benchmarks" / "endurance.py",
         "--fits",
-        "20",
+        "50",
         "--only",
         "numpy",
         "--out",
