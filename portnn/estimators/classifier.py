@@ -32,7 +32,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     the second; more have a softmax; a matrix of zeros and ones as ``y`` (multilabel) has a sigmoid for each column.
 
     The first 23 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
-    numbers, so that the weights are those of scikit-learn, to rounding.
+    numbers, so that the weights are those of scikit-learn, to rounding; with "lbfgs", whose line searches amplify
+    rounding, for the first iterations.
 
     Parameters
     ----------

@@ -25,7 +25,8 @@ class MLPRegressor(RegressorMixin, Perceptron):
     weights, n the number of samples of the batch, or the sum of their weights.
 
     The first 24 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
-    numbers, so that the weights are those of scikit-learn, to rounding.
+    numbers, so that the weights are those of scikit-learn, to rounding; with "lbfgs", whose line searches amplify
+    rounding, for the first iterations.
 
     Parameters
     ----------
