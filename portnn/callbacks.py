@@ -43,7 +43,9 @@ Callback = Callable[[MLP, History], object]
 
 
 def listed(callbacks: Any, who: str) -> list[Callback]:
-    """Return what was handed in as ``callbacks``, one or several, as a list; TypeError for what cannot be called."""
+    """Return what was handed in as ``callbacks``, one or several or None, as a list; TypeError for what is none."""
+    if callbacks is None:
+        return []
     many = not callable(callbacks) and isinstance(callbacks, Iterable) and not isinstance(callbacks, str | Mapping)
     given = list(callbacks) if many else [callbacks]
     for callback in given:

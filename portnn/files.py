@@ -137,6 +137,24 @@ def looks_like(head: bytes) -> str:
     return next((f" (it looks like {kind})" for kind in kinds), "")
 
 
+def looks_like_text(head: bytes) -> bool:
+    """Return whether a file begins with whole lines or words of text, as a CSV table does.
+
+    Examples
+    --------
+    >>> looks_like_text(b"length,width\\n5.1,3.5\\n"), looks_like_text(bytes(8) + b"{}")
+    (True, False)
+
+    """
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # a character cut off at the end is none that is wrong
+            return False
+        text = head[: error.start].decode("utf-8")
+    return bool(text) and all(character.isprintable() or character in "\r\n\t\ufeff" for character in text)
+
+
 def check_shape(shape: Collection[int], what: str) -> None:
     """FormatError unless ``shape`` has at most 8 axes and, when it holds no element, only modest extents.
 

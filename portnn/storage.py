@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from portnn.errors import FormatError
-from portnn.files import StrPath, atomic_write, check_shape, listing, looks_like, naming, shown
+from portnn.files import StrPath, atomic_write, check_shape, listing, looks_like, looks_like_text, naming, shown
 
 MAX_HEADER_BYTES = 1 << 19  # Python objects take up to 24 times the bytes of their JSON: 12 MiB at most
 
@@ -241,6 +241,9 @@ def _read_header(file: BinaryIO, max_header_bytes: int) -> tuple[dict[str, Tenso
     # The first byte of the JSON tells kinds apart: the length alone may well look like the start of a pickle.
     if head[8:9] != b"{" and (kind := looks_like(head)):
         raise FormatError(f"no safetensors header at byte 0{kind}")
+    if looks_like_text(head):  # eight bytes of a length are no text: the file would have terabytes
+        message = "no safetensors header at byte 0 (it looks like text, such as a CSV table, not like a model)"
+        raise FormatError(message)
     if not 2 <= length <= size - 8:
         raise FormatError(
             f"the header claims {length} bytes at byte 0, the file has {size}: cut off, or not safetensors"

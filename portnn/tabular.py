@@ -6,6 +6,8 @@ many inputs as its column has categories, 1 for its own and 0 for the others. Th
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from portnn.schema import KEY, Schema, check_range, known_targets, schema_of
 from portnn.training import fit
 
 MIN_ROWS, ENOUGH = 10, 200  # to train at all, and to tell by a tenth of them when to stop
+UPDATES, PATIENT = 4000, 400  # of Adam: a linear model is there after so many; less says nothing of a few rows
 MAX_CLASSES = 200
 FEW = 20  # whole numbers with at most so many different ones are taken for classes
 
@@ -61,6 +64,7 @@ class Trained:
     answers: numpy.ndarray | None = None  #: of the held-out rows: probabilities or values
     targets: numpy.ndarray = field(default_factory=lambda: numpy.zeros(0))  #: of all rows: labels or values
     held_back: int = 0  #: training rows that only early stopping saw
+    tried: int = 0  #: training rows that told in a first training how many epochs it takes, and were in the second
 
 
 def train(
@@ -71,7 +75,7 @@ def train(
     hidden: Sequence[int] = (64, 64),
     activation: str = "relu",
     epochs: int | None = None,
-    patience: int = 20,
+    patience: int | None = None,
     batch_size: int = 32,
     learning_rate: float = 3e-3,
     test_fraction: float = 0.2,
@@ -89,10 +93,12 @@ def train(
 ) -> Trained:
     """Read a table, hold rows out, train on the others, and measure on those that were held out.
 
-    If there are at least 200 training rows, a tenth of them decides when to stop: after ``patience`` epochs without a
-    lower loss the best parameters are put back; ``epochs`` is then at most 200, unless it is given. Fewer rows cannot
-    tell, and are trained on for 50 epochs. Classes are held out in proportion. ValueError, FormatError and OSError say
-    in a sentence what is wrong with the table or an option.
+    If there are at least 200 training rows, a tenth of them decides when to stop: after ``patience`` epochs (20)
+    without a lower loss the best parameters are put back; ``epochs`` is then at most 200, unless it is given. Of fewer
+    rows none can be spared: a fifth of them tells in a first training how many epochs it takes, some 4000 updates at
+    most and the patience at least 400 of them; then all are trained on for as many, or for ``epochs`` if it is given.
+    Classes are held out in proportion. ValueError, FormatError and OSError say in a sentence what is wrong with the
+    table or an option.
 
     Examples
     --------
@@ -127,8 +133,10 @@ def train(
     x = schema.inputs(table, dtype, training=True)
     scaling = _scaling(schema, x[training], dtype)
 
+    sizes = [schema.n_inputs, *hidden, 1 if classes is None else len(classes)]
+    _check_memory(sizes, dtype)
+
     def network(**scalings: Any) -> MLP:
-        sizes = [schema.n_inputs, *hidden, 1 if classes is None else len(classes)]
         return MLP(sizes, activation=activation, dtype=dtype, backend=backend, device=device, seed=seed, **scalings)
 
     model, t = network(inputs=scaling), targets
@@ -138,26 +146,43 @@ def train(
         t = ((targets - outputs.mean) / outputs.std)[:, None]
     held = 0.1 if len(training) >= ENOUGH else None
     held_back = -int(-0.1 * len(training) // 1) if held else 0
-    stop = EarlyStopping("val_loss", patience=patience)
-    history = fit(
-        model,
-        x[training].astype(dtype),
-        t[training],
-        loss="mse" if classes is None else "cross_entropy",
-        optimizer=Adam(learning_rate),
-        epochs=(50 if held is None else 200) if epochs is None else epochs,
-        batch_size=min(batch_size, len(training) - held_back),
-        validation_split=held,
-        seed=seed,
-        callbacks=[*([stop] if held else []), *callbacks],
-        progress=progress,
-    )
+    stop = EarlyStopping("val_loss", patience=patience or 20)
+
+    def trained(model: MLP, epochs: int, held: float | None, callbacks: Sequence[Callback]) -> History:
+        n = len(training) - (-int(-held * len(training) // 1) if held else 0)
+        return fit(
+            model,
+            x[training].astype(dtype),
+            t[training],
+            loss="mse" if classes is None else "cross_entropy",
+            optimizer=Adam(learning_rate),
+            epochs=epochs,
+            batch_size=min(batch_size, n),
+            validation_split=held,
+            seed=seed,
+            callbacks=callbacks,
+            progress=progress,
+        )
+
+    tried, history = 0, History()
+    if epochs is None and held is None:
+        tried = -int(-0.2 * len(training) // 1)
+        steps, of_all = (math.ceil(n / batch_size) for n in (len(training) - tried, len(training)))
+        stop = EarlyStopping("val_loss", patience=patience or max(20, math.ceil(PATIENT / steps)))
+        first = model.to()
+        history = trained(first, max(50, math.ceil(UPDATES / steps)), 0.2, [stop])
+        if history.interrupted:  # what there is, then
+            model, held, held_back, tried = first, 0.2, tried, 0
+        else:
+            epochs = max(1, round(stop.best_epoch * steps / of_all))
+    if not history.interrupted:
+        history = trained(model, epochs or 200, held, [*([stop] if held else []), *callbacks])
     if classes is None:
         scaled.params = model.params
         model = scaled
     best = stop.best_epoch if held and history else None
     result = Trained(model, schema, history, table, training, test, best, None, None, targets)
-    result.held_back = held_back
+    result.held_back, result.tried = held_back, tried
     if len(test):
         result.answers = answers(model, schema, x[test])
         result.scores = scored(schema, result.answers, targets[test], targets[training])
@@ -273,6 +298,21 @@ def _split(
     if len(training) < 2:
         raise ValueError(f"the test fraction {fraction:g} leaves {len(training)} rows to train on")
     return training, numpy.sort(test)
+
+
+def _check_memory(sizes: Sequence[int], dtype: str) -> None:
+    """Refuse a network that this machine has no memory to train: that shows only after a minute, or ends in a kill."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    n_params = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    # parameters, gradient, Adam's two means, and the parameters of before in case of a NaN
+    wanted = 5 * n_params * (4 if dtype == "float32" else 8)
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if wanted > there:
+        raise MemoryError(
+            f"a network {' - '.join(map(str, sizes))} has {n_params:,} parameters and wants about "
+            f"{wanted / 2**30:,.0f} GiB to train, this machine has {there / 2**30:,.0f}; take narrower layers"
+        )
 
 
 def _scaling(schema: Schema, x: numpy.ndarray, dtype: str) -> Standardize:

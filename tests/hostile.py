@@ -224,7 +224,7 @@ BAD_CSV = {
     "two numbers": (b"1,2,3\n4,5 5,6\n", "line 2, column 2: '5 5'"),
     "two signs": (b"1,2,3\n4,--5,6\n", "line 2, column 2: '--5'"),
     "half an exponent": (b"1,2,3\n4,5e,6\n", "line 2, column 2: '5e'"),
-    "unclosed quote": (b'1,2,3\n4,"5,6\n7,8,9\n', "line 2, column 2: the quotes are wrong"),
+    "unclosed quote": (b'1,2,3\n4,"5,6\n7,8,9\n', "line 2, column 2: the quote that begins this field is not closed"),
     "text after quote": (b'1,2,3\n4,"5"5,6\n', "line 2, column 2: the quotes are wrong"),
     "lone carriage return": (b"1,2,3\r4,5,6\r", "line 1, column 3: a carriage return"),
     "lone carriage returns at the end": (b"1,2,3\n4,5,6\r\r\n", "line 2, column 3: a carriage return"),

@@ -136,7 +136,6 @@ class Half:
             [None],
             r"callbacks has None, expected functions f\(model, history\) or objects of portnn.callbacks; leave it",
         ),
-        (None, "callbacks has None, expected functions"),
         ([EarlyStopping], r"callbacks has the class EarlyStopping, expected an object of it: EarlyStopping\(...\)"),
         (EpochPrinter, r"callbacks has the class EpochPrinter, expected an object of it: EpochPrinter\(...\)"),
         ("early", "callbacks has 'early', expected functions"),
@@ -160,6 +159,10 @@ def test_callbacks_may_come_one_by_one():
     said: list[str] = []
     portnn.fit(network(), X, LABELS, epochs=1, callbacks=(Recorder(name, said) for name in "ab"), progress=False)
     assert said == ["abegin", "bbegin", "aepoch", "bepoch", "aend", "bend"]
+    with_none, without = network(), network()
+    portnn.fit(with_none, X, LABELS, epochs=1, callbacks=None, progress=False)
+    portnn.fit(without, X, LABELS, epochs=1, progress=False)
+    assert_same(with_none.params, without.params)
 
 
 # -- a callback that leaves NaN ---------------------------------------------------------------------------------------

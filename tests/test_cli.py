@@ -17,14 +17,15 @@ import pytest
 from tolerances import assert_same, assert_within, few_steps
 
 import portnn
-from portnn import FormatError, console, model_file, tabular
+from portnn import Adam, FormatError, console, fit, model_file, tabular
 from portnn.__main__ import main, parser
+from portnn.callbacks import EarlyStopping
 from portnn.datasets import columns, read_columns
 from portnn.datasets.columns import Column
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed: nothing to compare tables with")
 datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed: no iris")
-from sklearn import dummy, metrics  # noqa: E402
+from sklearn import dummy, linear_model, metrics  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,9 @@ REFUSED = [
     ("a,\n1,2\n", {}, "line 1, column 2: this column has no name"),
     ("1,2\n3,4\n", {}, "line 1, column 1: a line of numbers where the names of the columns should be"),
     ("a,b\n1,2\n\n3,4\n", {}, "line 3, column 1: the line is empty"),
-    ('a,b\n1,"2\n', {}, "line 2, column 2: the quotes are wrong"),
+    ('a,b\n1,"2\n', {}, "line 2, column 2: the quote that begins this field is not closed in its line; a field must"),
+    ('a,b\n1,2\n"x, y","""1"" and\n2"\n', {}, "line 3, column 2: the quote that begins this field is not closed"),
+    ('a,b\n1,"2"3\n', {}, "line 2, column 2: the quotes are wrong"),
     ("a\n" + "".join(f"t{k}\n" for k in range(300)), {}, "line 202, column 1: column 'a' has more than 200 different"),
     ("a,b\n1,2\n", {"drop": ["c"]}, "there is no column 'c'; the columns are 'a', 'b'"),
     ("alpha,b\n1,2\n", {"categorical": ["alpa"]}, "there is no column 'alpa'; did you mean 'alpha'"),
@@ -215,7 +218,7 @@ def test_iris_by_its_names(here, capsys):
     assert said["target"] == "species: 3 classes (setosa 50, versicolor 50, virginica 50)"
     assert said["features"] == "4 numbers: 4 inputs"
     assert said["network"].startswith("4 - 64 - 64 - 3, relu, 4,675 parameters; numpy, float32, seed 0")
-    assert said["training"].startswith("120 rows; 50 epochs in ")
+    assert re.fullmatch(r"120 rows; \d+ epochs in \d+\.\d s, as many as 24 of them chose in a trial", said["training"])
     accuracy = float(re.fullmatch(r"30 rows: accuracy (\d+\.\d\d)%", said["held out"])[1])
     assert accuracy > 85.0
     assert said["baseline"] == "always 'setosa': accuracy 33.33%"
@@ -366,8 +369,40 @@ def test_early_stopping_where_there_are_rows_for_it(folder):
     assert trained.best_epoch == int(np.argmin(trained.history["val_loss"])) + 1
     assert trained.held_back == 36
     few = tabular.train(folder / "iris.csv", "species", progress=False)
-    assert (len(few.history["loss"]), few.best_epoch, few.held_back) == (50, None, 0)
-    assert "val_loss" not in few.history
+    assert (few.best_epoch, few.held_back, few.tried) == (None, 0, 24)
+    assert "val_loss" not in few.history, "all of the rows are trained on in the end"
+    given = tabular.train(folder / "iris.csv", "species", epochs=7, progress=False)
+    assert (len(given.history["loss"]), given.tried) == (7, 0)
+    # by hand: the epochs of the trial have 3 batches of 96 rows, those of the training 4 of 120
+    x = few.schema.inputs(few.table, "float32")[few.train].astype("float32")
+    model, stop = tabular.MLP([4, 64, 64, 3], inputs=few.model.layers[0].before), EarlyStopping(patience=134)
+    how = {"epochs": 1334, "batch_size": 32, "validation_split": 0.2, "optimizer": Adam(3e-3), "progress": False}
+    fit(model, x, few.targets[few.train], callbacks=stop, **how)
+    assert len(few.history["loss"]) == round(stop.best_epoch * 3 / 4)
+
+
+@pytest.mark.parametrize("rate", [1e-2, 3e-3])
+def test_a_linear_model_of_few_rows_is_as_good_as_least_squares(folder, rate):
+    how = {"drop": ["species"], "hidden": (), "learning_rate": rate, "progress": False}
+    trained = tabular.train(folder / "iris.csv", "petal_width", **how)
+    x, t = trained.schema.inputs(trained.table, "float64"), trained.targets
+    best = linear_model.LinearRegression().fit(x[trained.train], t[trained.train])
+    assert trained.scores.score > best.score(x[trained.test], t[trained.test]) - 1e-3
+
+
+def test_a_trial_that_is_interrupted_is_the_training(folder, monkeypatch):
+    def interrupted(stop, model, history):
+        if len(history["loss"]) == 5:
+            raise KeyboardInterrupt
+        return before(stop, model, history)
+
+    before = EarlyStopping.__call__
+    monkeypatch.setattr(EarlyStopping, "__call__", interrupted)
+    trained = tabular.train(folder / "iris.csv", "species", progress=False)
+    assert trained.history.interrupted
+    assert (len(trained.history["loss"]), trained.held_back, trained.tried) == (5, 24, 0)
+    assert trained.best_epoch in range(1, 5)
+    assert trained.scores.rows == 30
 
 
 def test_the_split_is_a_function_of_the_seed(folder):
@@ -449,11 +484,13 @@ def test_missing_rows_and_columns_can_be_left_out(tmp_path, capsys):
 def test_log_and_pictures(here, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: examples)")
     assert run("train", "--data", "iris.csv", "--target", "species", "--log", "log.csv", "--plot", "pictures") == 0
-    assert "pictures in pictures: learning_curves.png, confusion_matrix.png, calibration.png" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "pictures in pictures: learning_curves.png, confusion_matrix.png, calibration.png" in out
     assert sorted(path.name for path in (here / "pictures").iterdir()) == [
         *("calibration.png", "confusion_matrix.png", "learning_curves.png")
     ]
-    assert len(pandas.read_csv("log.csv")) == 50
+    epochs = int(re.search(r"120 rows; (\d+) epochs", out)[1])
+    assert list(pandas.read_csv("log.csv")["epoch"]) == list(range(1, epochs + 1)), "of the training, not of its trial"
 
 
 def test_pictures_without_matplotlib_are_refused_before_training(here, capsys, monkeypatch):
@@ -657,7 +694,7 @@ def test_ctrl_c_keeps_what_there_is(here, capsys, monkeypatch):
         return original(*args)
 
     monkeypatch.setattr(portnn.loop, "read_back", interrupted)
-    assert run(*TRAIN, "--save", "early.st") == 0
+    assert run(*TRAIN, "--epochs", 50, "--save", "early.st") == 0
     assert re.search(r"training  120 rows; 3 epochs in .* s, interrupted", capsys.readouterr().out)
     assert tabular.schema_of("early.st").classes == ("setosa", "versicolor", "virginica")
 
@@ -903,3 +940,40 @@ def test_help_names_every_command(capsys):
         run("--help")
     out = capsys.readouterr().out
     assert all(command in out for command in ("train", "predict", "info", "compare"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--save", "x.st", "--log", "./x.st"), "--save and --log are both './x.st'; name two places to write to"),
+        (("--log", "x", "--plot", "x"), "--log and --plot are both 'x'; name"),
+        (("--save", "x", "--plot", "x"), "--save and --plot are both 'x'; name"),
+        (("--log", "iris.csv"), "'iris.csv' is the file that is read, and would be lost"),
+    ],
+)
+def test_two_things_are_not_written_to_one_place(here, capsys, options, message):
+    before = sorted(here.iterdir())
+    assert run(*TRAIN, *options) == 2
+    assert capsys.readouterr().err.startswith(f"portnn train: {message}")
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_table_is_no_model(here, capsys):
+    for command in (("info", "iris.csv"), ("predict", "--model", "iris.csv", "--data", "iris.csv")):
+        assert run(*command) == 2
+        err = capsys.readouterr().err
+        assert err.endswith("no safetensors header (it looks like text, such as a CSV table, not like a model)\n")
+    text = "Länge,Breite\n5.1,3.5\n" * 100
+    (here / "cut.csv").write_text("x" * 511 + "ä" + text, encoding="utf-8")  # a character lies across byte 512
+    assert run("info", "cut.csv") == 2
+    assert "looks like text" in capsys.readouterr().err
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_made(here, capsys):
+    assert run(*TRAIN, "--hidden", "100000000,100000") == 1
+    err = capsys.readouterr().err
+    assert re.match(
+        r"portnn train: a network 4 - 100000000 - 100000 - 3 has 10,000,500,400,003 parameters and wants about "
+        r"186,\d+ GiB to train, this machine has \d+; take narrower layers\n$",
+        err,
+    ), err

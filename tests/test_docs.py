@@ -181,3 +181,15 @@ def test_source_that_a_page_asks_for_is_there():
         thing: Any = portnn
         for part in name.split(".")[1:]:
             thing = getattr(thing, part)
+
+
+def test_every_picture_is_shown_where_it_is_explained():
+    """That examples/pictures.py draws them, see test_pictures_are_those_of_the_documents."""
+    shown = set()
+    for page in DOCS.rglob("*.md"):
+        for name in re.findall(r"!\[[^\]]+\]\(([^)]+\.(?:png|svg))\)", page.read_text("utf-8")):
+            assert (page.parent / name).is_file(), f"{page.name}: {name}"
+            shown.add((page.parent / name).resolve())
+    there = {path.resolve() for path in (DOCS / "images").iterdir()}
+    assert len(there) > 8
+    assert there <= shown, f"no page shows {sorted(path.name for path in there - shown)}"

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import sklearn
 import sklearn.neural_network as theirs
 from scipy import sparse
 from sklearn import clone
@@ -25,7 +26,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import PoissonRegressor
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_param_validation
 from tolerances import BARS, assert_same, assert_within, exchanged, first_gradient
@@ -269,7 +270,7 @@ def test_steps_with_these_losses_and_updates_are_known_to_be_equal():
     def step(loss, optimizer):
         return make_step(portnn.MLP([3, 2]), loss, optimizer, per_batch=True)
 
-    for loss in (losses.SQUARED, losses.POISSON, losses.LABELS):
+    for loss in (losses.SQUARED, losses.POISSON, losses.LABELS, losses.CLASSES):
         for optimizers in ((updates.SGD(0.1), updates.SGD(0.2)), (updates.Adam(0.1), updates.Adam(0.2))):
             one, other = (step(loss, optimizer) for optimizer in optimizers)
             assert one == other
@@ -901,3 +902,208 @@ def test_a_callback_that_leaves_nan_is_named():
 
     with pytest.raises(ValueError, match=r"non-finite parameter weights.*\(fit: epoch 3: the callback spoils left NaN"):
         few(callbacks=[spoils]).fit(IRIS, TWO)
+
+
+# -- what an independent review found ---------------------------------------------------------------------------------
+
+POISSON = portnn.losses.poisson
+OF_COUNTS = [POISSON, functools.partial(POISSON), portnn.losses.Loss("p", functools.partial(POISSON))]
+
+
+@pytest.mark.parametrize("loss", OF_COUNTS, ids=["function", "partial", "Loss of a partial"])
+def test_a_loss_of_counts_is_known_however_it_is_given(loss):
+    b = ours.MLPRegressor(loss, **WIDTH).fit(IRIS, COUNTS)
+    assert b.out_activation_ == "exp"
+    assert_within(b.predict(IRIS), np.exp(b.model_(IRIS)[:, 0]), 8.0 * np.finfo(float).eps * b.predict(IRIS))
+    with pytest.raises(ValueError, match="expects y >= 0, row 3 is negative"):
+        ours.MLPRegressor(loss, **WIDTH).fit(IRIS, np.where(np.arange(150) == 3, -1, COUNTS))
+    with pytest.raises(ValueError, match="one of values, expected one of classes"):
+        ours.MLPClassifier(**WIDTH, loss=loss).fit(IRIS, TWO)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_early_stopping_scores_as_theirs_whatever_a_class_weighs(n_classes):
+    """Of one learning rate so small that both networks stay at the start: the scores are of the same predictions."""
+    y = np.minimum(SPECIES, n_classes - 1)
+    options = {"early_stopping": True, "learning_rate_init": 1e-12, "max_iter": 2}
+    a, b = pair("MLPClassifier", **options)
+    b.set_params(class_weight={0: 1, 1: 50})
+    a.fit(IRIS, y, WEIGHTS), b.fit(IRIS, y, WEIGHTS)
+    if n_classes == 2:  # of more, other samples are held out, see above
+        assert_within(b.validation_scores_, a.validation_scores_, 8.0 * np.finfo(float).eps)
+    plain = ours.MLPClassifier(**{**WIDTH, **options}).fit(IRIS, y, WEIGHTS)
+    assert b.validation_scores_ == plain.validation_scores_
+    assert b.loss_ != plain.loss_
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_linear_model_starts_as_theirs_with_any_activation(solver):
+    for activation in ("logistic", "tanh"):
+        a, b = pair("MLPClassifier", hidden_layer_sizes=(), activation=activation, solver=solver, max_iter=3)
+        assert_equal(a.fit(IRIS, TWO), b.fit(IRIS, TWO), solver)
+    one = ours.MLPClassifier(**{**WIDTH, "hidden_layer_sizes": (), "activation": "sigmoid"}).fit(IRIS, TWO)
+    two = ours.MLPClassifier(**{**WIDTH, "hidden_layer_sizes": (), "activation": "logistic"}).fit(IRIS, TWO)
+    assert_same(one.coefs_[0], two.coefs_[0])
+
+
+class Mine(ours.MLPClassifier):
+    """A subclass as users write them."""
+
+    def __init__(self, width=4, random_state=None):
+        super().__init__(hidden_layer_sizes=(width,), max_iter=3, random_state=random_state)
+        self.width = width
+
+
+class Theirs(theirs.MLPRegressor):
+    """The same of scikit-learn's, with a parameter that portnn does not know."""
+
+    def __init__(self, width=4, random_state=None):
+        super().__init__(hidden_layer_sizes=(width,), max_iter=3, random_state=random_state)
+        self.width = width
+
+
+def test_subclasses_with_an_init_of_their_own():
+    b = clone(Mine(5, random_state=0)).fit(IRIS, TWO)
+    assert [w.shape for w in b.coefs_] == [(4, 5), (5, 1)]
+    plain = ours.MLPClassifier((5,), max_iter=3, random_state=0).fit(IRIS, TWO)
+    assert_same(b.coefs_[0], plain.coefs_[0])
+    assert Mine().get_params() == {"width": 4, "random_state": None}
+    assert GridSearchCV(Mine(random_state=0), {"width": [2, 3]}).fit(IRIS, TWO).best_params_["width"] in (2, 3)
+    a = Theirs(6, random_state=0).fit(IRIS, COUNTS)
+    moved = ours.from_sklearn(a)
+    assert_within(moved.predict(IRIS), a.predict(IRIS), BARS["adam"]["float64"])
+    assert (moved.hidden_layer_sizes, moved.max_iter) == ((6,), 3)
+    a.partial_fit(IRIS, COUNTS), moved.partial_fit(IRIS, COUNTS)
+    assert_within(moved.coefs_[0], a.coefs_[0], BARS["adam"]["float64"])
+
+
+@pytest.mark.parametrize("problem", ["two classes", "three classes", "labels"])
+def test_the_loss_of_certain_mistakes_is_theirs(problem):
+    """Probabilities are clipped in the reported loss, so that it, and what stops by it, are the same."""
+    kind, x, y = PROBLEMS[problem]
+    a, b = pair(kind, max_iter=30, tol=1e-2, n_iter_no_change=2, alpha=0.0)
+    x = x * 1000
+    a.fit(x, y), b.fit(x, y)
+    assert a.n_iter_ == b.n_iter_
+    assert_within(b.loss_curve_, a.loss_curve_, BARS["adam"]["float64"] * np.abs(a.loss_curve_).max())
+    assert a.loss_curve_[0] > 3.0
+    plain = b.set_params(loss=portnn.losses.Loss("l", portnn.losses.binary_cross_entropy, "binary"))
+    if problem == "two classes":
+        assert plain.fit(x, y).loss_curve_[0] > 1.5 * a.loss_curve_[0]  # the clipping is what makes them the same
+
+
+def test_the_losses_of_classes_are_those_that_scikit_learn_reports_with_their_bounds():
+    base = sys.modules["sklearn.neural_network._base"]
+    for dtype in (np.float64, np.float32):
+        y = np.asarray([[0.0, 0.1, 1.0], [1e3, 0.0, 0.0], [0.0, -1e3, 2.0], [30.0, 0.0, 0.0]], dtype)
+        t = np.asarray([2, 1, 1, 0])
+        e = np.exp(y - y.max(axis=1, keepdims=True))
+        theirs_ = base.log_loss(np.eye(3)[t], e / e.sum(axis=1, keepdims=True))
+        eps = np.finfo(dtype).eps
+        assert_within(losses.log_loss_of_classes(y, t)[0].mean(), theirs_, 16.0 * eps * theirs_)
+        with np.errstate(over="ignore"):
+            p = 1.0 / (1.0 + np.exp(-y))
+        value = base.binary_log_loss(np.eye(3)[t].astype(dtype), p)
+        assert_within(losses.log_loss_of_labels(y, np.eye(3)[t].astype(dtype))[0].mean(), value, 16.0 * eps * value)
+
+
+def test_x_val_is_transformed_by_a_pipeline_and_validation_data_is_not():
+    x, held = 50.0 + 20.0 * IRIS[:100], 50.0 + 20.0 * IRIS[100:]
+    y, y_val = SPECIES[:100], SPECIES[100:]
+    scaler = StandardScaler().fit(x)
+    options = {**WIDTH, "early_stopping": True}
+    expected = ours.MLPClassifier(**options, validation_data=(scaler.transform(held), y_val))
+    expected.fit(scaler.transform(x), y)
+    assert_same(
+        ours.MLPClassifier(**options).fit(scaler.transform(x), y, X_val=scaler.transform(held), y_val=y_val).coefs_[0],
+        expected.coefs_[0],
+    )
+    with sklearn.config_context(enable_metadata_routing=True):
+        last = ours.MLPClassifier(**options).set_fit_request(X_val=True, y_val=True)
+        pipeline = Pipeline([("scale", StandardScaler()), ("net", last)], transform_input=["X_val"])
+        fitted = pipeline.fit(x, y, X_val=held, y_val=y_val)["net"]
+    assert fitted.validation_scores_ == expected.validation_scores_
+    raw = make_pipeline(StandardScaler(), ours.MLPClassifier(**options, validation_data=(held, y_val))).fit(x, y)
+    assert raw[-1].validation_scores_ != expected.validation_scores_  # what the documents warn of
+    r = ours.MLPRegressor(**WIDTH).fit(IRIS[:100], LINEAR[:100], X_val=IRIS[100:], y_val=LINEAR[100:])
+    assert_within(r.validation_scores_[-1], r.score(IRIS[100:], LINEAR[100:]), 64.0 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({}, {"X_val": IRIS}, r"^MLPClassifier: X_val and y_val belong together, X_val was given alone$"),
+        ({}, {"y_val": TWO}, r"y_val was given alone$"),
+        ({"validation_data": (IRIS, TWO)}, {"X_val": IRIS, "y_val": TWO}, "or validation_data, not both"),
+        ({"solver": "lbfgs"}, {"X_val": IRIS, "y_val": TWO}, "takes no X_val; use solver='adam'"),
+        ({"normalization": "batch", "batch_size": 1}, {}, r"^MLPClassifier: normalization='batch' needs at least 2 "),
+    ],
+)
+def test_slips_in_what_fit_is_given(options, given, message):
+    with pytest.raises(ValueError, match=message):
+        ours.MLPClassifier(**{**WIDTH, **options}).fit(IRIS, TWO, **given)
+
+
+def test_matrices_of_labels_hold_zeros_and_ones():
+    for matrix, value in ((5 * LABELS, 5), (2 * LABELS - 1, -1), (LABELS + 1, 2)):
+        with pytest.raises(
+            ValueError, match=rf"^MLPClassifier: a matrix of labels holds zeros and ones, y has {value}"
+        ):
+            ours.MLPClassifier(**WIDTH).fit(MANY, matrix)
+    b = ours.MLPClassifier(**WIDTH).fit(MANY, LABELS)
+    before = b.coefs_[0].copy()
+    fewer = r"^MLPClassifier: y has 2 columns, expected 3 as in training$"
+    with pytest.raises(ValueError, match=fewer):
+        b.partial_fit(MANY, LABELS[:, :2])
+    assert_same(b.coefs_[0], before)
+    with pytest.raises(ValueError, match=r"^MLPClassifier: validation_data: .*y has 2 columns, expected 3"):
+        ours.MLPClassifier(**WIDTH, validation_data=(MANY, LABELS[:, :2])).fit(MANY, LABELS)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_array, np.asarray])
+def test_sparse_labels_are_predicted_sparse(kind):
+    a, b = pair("MLPClassifier", max_iter=3)
+    mine, other = b.fit(MANY, kind(LABELS)).predict(MANY), a.fit(MANY, kind(LABELS)).predict(MANY)
+    assert type(mine) is type(other)
+    assert not kind(mine != other).sum()
+    assert b.score(MANY, LABELS) == a.score(MANY, LABELS)
+    assert type(pickle.loads(pickle.dumps(b)).predict(MANY)) is type(other)
+    assert type(b.fit(MANY, LABELS).predict(MANY)) is np.ndarray
+
+
+@pytest.mark.parametrize("normalization", ["layer", "batch"])
+def test_normalization_that_is_set_after_a_fit_is_named(normalization):
+    b = ours.MLPClassifier(**WIDTH).fit(IRIS, TWO)
+    message = (
+        rf"^MLPClassifier: normalization='{normalization}' makes a network of 105 parameters, the fitted one has 81"
+    )
+    with pytest.raises(ValueError, match=message + ".*call fit to begin anew$"):
+        b.set_params(normalization=normalization).partial_fit(IRIS, TWO)
+    assert b.fit(IRIS, TWO).model_.n_params == 105
+
+
+def test_early_stopping_of_portnn_watches_the_loss_of_held_out_samples():
+    stop = portnn.callbacks.EarlyStopping(patience=3)
+    options = {**WIDTH, "max_iter": 300, "learning_rate_init": 0.05, "alpha": 0.0, "callbacks": stop}
+    b = ours.MLPClassifier(**options, validation_data=(IRIS[100:], SPECIES[100:])).fit(IRIS[:100], SPECIES[:100])
+    assert b.n_iter_ == stop.best_epoch + 3
+    assert stop.best == min(b.history_["val_loss"])
+    # of the parameters that were put back, by the core's own evaluation
+    assert_within(portnn.evaluate(b.model_, IRIS[100:], SPECIES[100:])["loss"], stop.best, 64 * np.finfo(float).eps)
+    stop = portnn.callbacks.EarlyStopping(patience=3)
+    b = ours.MLPRegressor(**{**options, "callbacks": stop, "early_stopping": True}).fit(IRIS, LINEAR)
+    assert len(b.history_["val_loss"]) == b.n_iter_
+
+
+def test_the_history_of_the_last_call_stays():
+    b = few().fit(IRIS, TWO)
+    assert b.history_["loss"] == b.loss_curve_
+    assert set(b.history_) == {"loss", "accuracy", "learning_rate", "epoch_seconds"}
+    assert b.history_.reached is None  # the optimizer's arrays are kept once
+    assert dict(pickle.loads(pickle.dumps(b)).history_) == dict(b.history_)
+    assert len(b.partial_fit(IRIS, TWO).history_["loss"]) == 1
+    assert b.loss_curve_[-1] == b.history_["loss"][0]
+    assert not hasattr(b.set_params(solver="lbfgs").fit(IRIS, TWO), "history_")
+    with pytest.warns(ConvergenceWarning, match="diverged"):
+        b = few(solver="sgd", early_stopping=True, learning_rate_init=1e200).fit(1e100 * IRIS, TWO)
+    assert b.history_["loss"] == b.loss_curve_

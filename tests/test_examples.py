@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -796,6 +797,15 @@ def test_pictures_are_those_of_the_documents(run, folder):
     assert drawn == sorted({path.name for path in (EXAMPLES.parent / "docs" / "images").glob("*.png")} - others)
     assert all((folder / "drawn" / name).stat().st_size > 20_000 for name in drawn)
     assert float(re.search(r"accuracy +(0\.\d+) +360", done.out)[1]) > 0.85
+
+
+def test_learning_curves_of_the_documents_are_the_same_each_time(tmp_path):
+    """In their title there are no seconds of the machine."""
+    needs("matplotlib")
+    drawn = runpy.run_path(str(EXAMPLES / "pictures.py"))["curves"]
+    for k, seconds in enumerate((1.0, 2.0)):
+        drawn({"loss": [0.5, 0.25], "epoch_seconds": [seconds, seconds]}).savefig(tmp_path / f"{k}.png")
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
 @pytest.mark.parametrize("script", ["xor.py", "pictures.py", "embed_numpy.py", "embed_physics.py", "embed_scipy.py"])

@@ -1,5 +1,6 @@
 """The pictures: what they show is what was given, and drawing them leaves no trace in the process."""
 
+import itertools
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import tolerances
 from scipy.stats import binomtest
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: examples)")
+
+from matplotlib.backends import backend_agg  # noqa: E402
 
 from portnn import plots  # noqa: E402
 
@@ -473,3 +476,50 @@ def test_errors_are_one_line(draw, args, options, message):
     assert text.startswith(f"{draw.__name__}: ")
     assert "\n" not in text
     assert len(text) < 500
+
+
+def test_a_ring_leaves_the_marker_of_the_true_class_to_be_seen():
+    x = np.asarray([[-1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+    axes = plots.decision_boundary(lambda p: p[:, :1], x, [0, 1, 0]).axes[0]
+    ring = axes.collections[-1]
+    assert ring.get_label() == "mistake"
+    np.testing.assert_array_equal(np.asarray(ring.get_offsets()), x[2:])
+    assert len(ring.get_facecolors()) == 0, "it is hollow"
+    assert min(ring.get_sizes()) > 3 * max(axes.collections[-2].get_sizes())
+
+
+@pytest.mark.parametrize("n", [3, 12, 15, 25])
+def test_mistakes_have_no_empty_strip_below(n):
+    figure = plots.misclassified(random_case(n)[0], np.zeros(n, int), np.ones(n, int))
+    figure.set_dpi(100)
+    canvas = backend_agg.FigureCanvasAgg(figure)
+    canvas.draw()
+    ink = np.asarray(canvas.buffer_rgba())[:, :, :3].min(axis=(1, 2)) < 200
+    below = len(ink) - 1 - np.flatnonzero(ink)[-1]
+    assert 2 <= below <= 25, f"{below / 100} inches"
+
+
+@pytest.mark.parametrize(
+    ("names", "turned"),
+    [
+        (["setosa", "versicolor", "virginica"], False),
+        (["a name that is very long", "b", "c"], True),
+        ([f"class {k}" for k in range(12)], True),
+        ([f"c {k}" for k in range(12)], False),
+    ],
+)
+def test_names_are_turned_only_where_they_do_not_fit(names, turned):
+    k = np.arange(len(names))
+    figure = plots.confusion_matrix(k, k, class_names=names)
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {40.0 if turned else 0.0}
+    if not turned:
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_the_counts_of_the_confusion_matrix_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    _, t, p, _ = random_case(n_classes=4)
+    np.testing.assert_array_equal(shown_counts(plots.confusion_matrix(t, p), 4), metrics.confusion_matrix(t, p))

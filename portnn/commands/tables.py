@@ -25,6 +25,7 @@ def train(options: argparse.Namespace) -> int:
         if path is not None and not Path(path).resolve().parent.is_dir():
             raise FileNotFoundError(2, "No such folder", str(Path(path).parent))
         _not_onto(path, options.data)
+    _not_twice(save=options.save, log=options.log, plot=options.plot)
     if options.plot is not None:
         with plots.style.style("train --plot"):  # says if matplotlib is missing, before the training
             Path(options.plot).mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def train(options: argparse.Namespace) -> int:
         hidden=options.hidden,
         activation=options.activation,
         epochs=None if options.epochs is None else check_count("train", "epochs", options.epochs),
-        patience=check_count("train", "patience", options.patience),
+        patience=None if options.patience is None else check_count("train", "patience", options.patience),
         batch_size=check_count("train", "batch size", options.batch_size),
         learning_rate=check_number("train", "learning rate", options.learning_rate, 0.0, open_low=True),
         test_fraction=options.test_fraction,
@@ -89,6 +90,7 @@ def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[
     epochs = len(history.get("loss", []))
     ended = ", interrupted" if history.interrupted else ""
     stopping = f", {trained.held_back} of them to stop in time" if trained.held_back else ""
+    found = f", as many as {trained.tried} of them chose in a trial" if trained.tried else ""
     best = f", the best was number {trained.best_epoch}" if trained.best_epoch else ""
     lines = [
         ("data", f"{options.data}: {rows} rows, {columns} columns{left_out}"),
@@ -102,7 +104,7 @@ def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[
         (
             "training",
             f"{many(len(trained.train), 'row')}{stopping}; {many(epochs, 'epoch')} in "
-            f"{sum(history.get('epoch_seconds', [])):.1f} s{best}{ended}",
+            f"{sum(history.get('epoch_seconds', [])):.1f} s{found}{best}{ended}",
         ),
     ]
     scores = trained.scores
@@ -162,6 +164,14 @@ def predict(options: argparse.Namespace) -> int:
         said += f"; not compared with the column {shown(schema.target, 60)}: {unknown}"
     print(said + (f"; written to {options.output}" if options.output else ""), file=sys.stderr)
     return 0
+
+
+def _not_twice(**paths: str | None) -> None:
+    """Refuse to write two things to one place."""
+    seen: dict[str, str] = {}
+    for option, path in paths.items():
+        if path is not None and (other := seen.setdefault(os.path.realpath(path), option)) != option:
+            raise ValueError(f"--{other} and --{option} are both {shown(path, 200)}; name two places to write to")
 
 
 def _not_onto(path: str | None, *sources: str) -> None:

@@ -262,6 +262,12 @@ def _fields(text: bytes, line: int, delimiter: bytes) -> list[str]:
         try:
             (fields,) = csv.reader([decoded], delimiter=delimiter.decode(), strict=True)
         except (csv.Error, ValueError) as error:
+            if opened := _not_closed(decoded, delimiter.decode()):
+                _fail(
+                    *(line, opened),
+                    "the quote that begins this field is not closed in its line; a field must not hold a line break: "
+                    "replace it by a space",
+                )
             _fail(line, column(text.rfind(b'"')), f"the quotes are wrong ({shown(str(error))})")
     else:
         fields = decoded.split(delimiter.decode())
@@ -269,6 +275,17 @@ def _fields(text: bytes, line: int, delimiter: bytes) -> list[str]:
         if len(field) > MAX_FIELD:
             _fail(line, index, f"a field of {len(field)} characters, at most {MAX_FIELD} are allowed")
     return fields
+
+
+def _not_closed(text: str, delimiter: str) -> int:
+    """Return the column of a field in quotes that does not end in this line, or 0."""
+    column, opened = 1, 0
+    for character in text:
+        if character == '"':
+            opened = 0 if opened else column
+        elif character == delimiter and not opened:
+            column += 1
+    return opened
 
 
 def _are_names(fields: list[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import itertools
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
@@ -89,9 +88,11 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     validation_scores_: list[float] | None
 
     def _keep(self, given: dict[str, Any]) -> None:
-        """Store the arguments of __init__ under their names, untouched, as scikit-learn asks."""
-        names = inspect.signature(type(self).__init__).parameters
-        self.__dict__.update({name: given[name] for name in names if name in given and name != "self"})
+        """Store the arguments of __init__ under their names, untouched, as scikit-learn asks.
+
+        All of them, whatever a subclass of the user's calls its own.
+        """
+        self.__dict__.update({name: value for name, value in given.items() if name not in ("self", "__class__")})
 
     # -- what the subclasses say ------------------------------------------------------------------------------
 
@@ -113,13 +114,13 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
 
     # -- fit --------------------------------------------------------------------------------------------------
 
-    def _fit(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
+    def _fit(self, x: Any, y: Any, sample_weight: Any, incremental: bool, held_out: Any = (None, None)) -> Any:
         before = {name: list(a) if isinstance(a, list) else a for name, a in self.__dict__.items()}
         updates: Any = before.get("_optimizer")
         rate = {} if updates is None else dict(vars(updates.rate))
         try:
             with joined(self):
-                self._solve(x, y, sample_weight, incremental)
+                self._solve(x, y, sample_weight, incremental, held_out)
         except BaseException:  # nothing has changed, then, but what scikit-learn's callbacks are torn down by
             kept = {name: a for name, a in self.__dict__.items() if name in _OF_CALLBACKS}
             self.__dict__.clear()
@@ -129,16 +130,19 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             raise
         return self
 
-    def _solve(self, x: Any, y: Any, sample_weight: Any, incremental: bool) -> None:
+    def _solve(self, x: Any, y: Any, sample_weight: Any, incremental: bool, given_apart: Any) -> None:
         who = type(self).__name__
         hidden = self._hidden()
-        self._refuse(incremental)
+        apart = samples.held_apart(who, given_apart, self.validation_data)
+        self._refuse(incremental, apart)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        if first:
+            self._sparse_labels = hasattr(y, "tocsr")
         x, y, space = samples.checked(self, x, y, reset=first, numeric=self._numeric)
         weight = samples.weights(sample_weight, x.shape[0], who)
         targets = self._targets(y, first, incremental)
-        weight = self._weighted(weight, y, incremental)
-        held_out = self._held_out(incremental)
+        given, weight = weight, self._weighted(weight, y, incremental)
+        held_out = self._held_out(None if incremental else apart)
         loss, ending, n_outputs = self._chosen_loss()
         sizes = [x.shape[1], *hidden, n_outputs]
         self._random_state = check_random_state(self.random_state)
@@ -149,7 +153,7 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         model = self._network(sizes, dtype, space)
         self.out_activation_, self.n_outputs_, self.n_layers_ = ending, n_outputs, len(sizes)
         self._samples_space = space
-        problem = Problem(samples.dense(x), targets, weight, loss, y, held_out, space, incremental)
+        problem = Problem(samples.dense(x), targets, weight, given, loss, y, held_out, space, incremental)
         model = minimize(self, model, problem) if self.solver == "lbfgs" else descend(self, model, problem)
         self._hand_out(model, space)
 
@@ -159,15 +163,13 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
     def _weighted(self, weight: Any, y: numpy.ndarray, incremental: bool) -> numpy.ndarray | None:
         return weight
 
-    def _held_out(self, incremental: bool) -> tuple[Any, numpy.ndarray, None] | None:
-        """Return the samples and targets of ``validation_data``."""
-        if self.validation_data is None or incremental:
+    def _held_out(self, apart: Any) -> tuple[Any, numpy.ndarray, None] | None:
+        """Return the samples and targets of the pair to hold out."""
+        if apart is None:
             return None
         who = type(self).__name__
-        if len(self.validation_data) != 2:
-            raise ValueError(f"{who}: validation_data must be a pair (X, y), got {len(self.validation_data)} entries")
         try:
-            x, y, _ = samples.checked(self, *self.validation_data, reset=False, numeric=self._numeric)
+            x, y, _ = samples.checked(self, *apart, reset=False, numeric=self._numeric)
             targets, width = self._encoded(y), self.__dict__.get("_width")
             if width is not None and targets.shape[1] != width:
                 message = f"y has {targets.shape[1]} columns, expected {width} as in training"
@@ -196,15 +198,19 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {shown(listed)}; expected positive integers")
         return [int(n) for n in listed]
 
-    def _refuse(self, incremental: bool) -> None:
+    def _refuse(self, incremental: bool, apart: Any) -> None:
         """Say which parameters do not go together."""
         who, wanted = type(self).__name__, "use solver='adam' or 'sgd'"
         if incremental and self.early_stopping:
             message = "partial_fit does not support early_stopping=True: it makes one pass over the data"
             raise ValueError(message)
         if self.solver == "lbfgs":
-            for name in ("clip_norm", "validation_data", "normalization"):
-                if getattr(self, name) is not None:
+            for name, value in (
+                ("clip_norm", self.clip_norm),
+                ("validation_data" if self.validation_data is not None else "X_val", apart),
+                ("normalization", self.normalization),
+            ):
+                if value is not None:
                     raise ValueError(f"{who}: solver='lbfgs' takes no {name}; {wanted}")
             if any(numpy.ravel(self.dropout)):
                 raise ValueError(f"{who}: solver='lbfgs' wants one function to minimize, dropout is many; {wanted}")
@@ -235,8 +241,9 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
         if self.init is None:
             draw, self.coefs_, self.intercepts_ = self._random_state.uniform, [], []
             for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-                behind = names[min(i, len(names) - 1)] if names else "identity"
-                bound = numpy.sqrt((2.0 if behind == "sigmoid" else 6.0) / (fan_in + fan_out))
+                behind = names[min(i, len(names) - 1)] if names else self.activation
+                sigmoid = behind == "sigmoid" or behind == "logistic"  # it may be a function
+                bound = numpy.sqrt((2.0 if sigmoid else 6.0) / (fan_in + fan_out))
                 self.coefs_.append(draw(-bound, bound, (fan_in, fan_out)))
                 self.intercepts_.append(draw(-bound, bound, fan_out))
         else:
@@ -282,6 +289,12 @@ class Perceptron(CallbackSupportMixin, BaseEstimator):
                 model.params = before.backend.to_numpy(before.params)
                 if before.running is not None and model.running is not None:
                     model.running = before.backend.to_numpy(before.running)
+            elif before is not None:
+                was, now = (m.params.shape[-1] for m in (before, model))
+                raise ValueError(
+                    f"{type(self).__name__}: normalization={shown(self.normalization)} makes a network of {now} "
+                    f"parameters, the fitted one has {was}; set warm_start=False and call fit to begin anew"
+                )
         self._made_with = asked
         return self._synced(model).to()  # a fit that fails leaves the network as it was
 

@@ -32,7 +32,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     the second; more have a softmax; a matrix of zeros and ones as ``y`` (multilabel) has a sigmoid for each column.
 
     The first 23 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
-    numbers, so that the weights are those of scikit-learn, to rounding.
+    numbers, so that the weights are those of scikit-learn, to rounding; with "lbfgs", whose line searches amplify
+    rounding, for the first iterations.
 
     Parameters
     ----------
@@ -68,10 +69,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     clip_norm
         Scale the gradient of a batch down to this Euclidean norm.
     validation_data
-        A pair (X, y) that is scored after every epoch, and held out in place of a fraction of the samples.
+        A pair (X, y) that is scored after every epoch, and held out in place of a fraction of the samples. No pipeline
+        transforms it: behind a scaler give ``(scaler.transform(X), y)``, or ``X_val`` to :meth:`fit`.
     callbacks
         Functions f(model, history), called after every epoch, whose true value ends the training; or objects that
-        follow ``sklearn.callback.FitCallback``, as for ``set_callbacks``.
+        follow ``sklearn.callback.FitCallback``, as for ``set_callbacks``. Of held-out samples the history has
+        "val_loss", without the penalty, and "val_accuracy" (of a regressor "val_r2").
     backend, device
         Where the network is trained, see :class:`portnn.MLP`; None for where the samples are.
     dtype
@@ -94,7 +97,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     loss_, best_loss_, loss_curve_
         The loss of the last epoch, the lowest, and all of them.
     validation_scores_, best_validation_score_
-        The accuracy of held-out samples after each epoch, and the best; None without such samples.
+        The accuracy of held-out samples after each epoch, and the best; None without such samples. ``sample_weight``
+        counts in it, ``class_weight`` does not.
+    history_
+        The :class:`portnn.training.History` of the last call, of "sgd" and "adam": lists, a table, a picture.
     n_features_in_, feature_names_in_, n_iter_, t_, n_layers_, n_outputs_, out_activation_
         As in scikit-learn: ``n_iter_`` epochs of the last fit, ``t_`` samples seen in all.
     model_
@@ -187,6 +193,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                 f"{type(self).__name__}: y has {y.shape[1]} columns of several classes each; fit one classifier for "
                 "each (sklearn.multioutput.MultiOutputClassifier), or give a matrix of zeros and ones"
             )
+        if y.ndim == 2 and (other := numpy.setdiff1d(y, [0, 1])).size:
+            raise ValueError(
+                f"{type(self).__name__}: a matrix of labels holds zeros and ones, y has {shown(other[0].item())}; give "
+                "(y == value).astype(int) of the value that stands for yes"
+            )
         return y
 
     def _encoded(self, y: numpy.ndarray) -> numpy.ndarray:
@@ -200,6 +211,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                 else f"{type(self).__name__}: y is {y.ndim}-D, unlike the y of before"
             )
         if self._multilabel:
+            if y.shape[1] != len(self.classes_):
+                n = len(self.classes_)
+                raise ValueError(f"{type(self).__name__}: y has {y.shape[1]} columns, expected {n} as in training")
             return y.astype("float64")
         index = numpy.searchsorted(self.classes_, y)
         return index if self._chosen_loss()[1] == "softmax" else (index == 1).astype("float64")[:, None]
@@ -209,10 +223,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if isinstance(self.loss, str):
             if self._multilabel:
                 return losses.LABELS, "logistic", n
-            return (LOSSES["binary_cross_entropy"], "logistic", 1) if n < 3 else (LOSSES["cross_entropy"], "softmax", n)
+            return (losses.LABELS, "logistic", 1) if n < 3 else (losses.CLASSES, "softmax", n)
         entry = get_loss(self.loss)
         if entry.kind == "values":
-            if isinstance(self.loss, Loss) or any(entry.pair is ours.pair for ours in LOSSES.values()):
+            if isinstance(self.loss, Loss) or any(losses.plain(entry) is ours.pair for ours in LOSSES.values()):
                 raise ValueError(f"{who}: the loss {entry.name!r} is one of values, expected one of classes")
             entry = entry._replace(kind="classes")
         if entry.kind == "classes" and self._multilabel:
@@ -258,15 +272,17 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> MLPClassifier:
         """Train the network on samples ``(n, n_features)`` and labels ``(n,)``, or ``(n, n_labels)`` of zeros and ones.
 
         ``X`` may be an array, a list, a data frame, a sparse matrix (which is made dense as a whole), or under
         ``sklearn.config_context(array_api_dispatch=True)`` an array of CuPy, PyTorch, JAX or another library, on whose
-        device the network is then trained. ``sample_weight`` is ``(n,)``, not negative, or None. After an error the
-        estimator is as it was.
+        device the network is then trained. ``sample_weight`` is ``(n,)``, not negative, or None.
+
+        ``X_val`` and ``y_val`` are ``validation_data`` under the names that a pipeline hands on and can transform:
+        ``Pipeline(steps, transform_input=["X_val"])``. After an error the estimator is as it was.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(X, y, sample_weight, incremental=False, held_out=(X_val, y_val))
 
     @available_if(lambda self: self._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -310,7 +326,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def predict(self, X: Any) -> Any:
         """Return the labels ``(n,)``, or ``(n, n_labels)`` of zeros and ones, in the library of ``X``.
 
-        Labels that are strings come as a NumPy array.
+        Labels that are strings come as a NumPy array; a CSR matrix if ``y`` was sparse in ``fit``.
         """
         y = self._outputs(X, "predict")
 
@@ -321,6 +337,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                 return (y > 0.0).astype(int)
             return self.classes_[(y[:, 0] > 0.0).astype(int) if len(self.classes_) > 1 else numpy.zeros(len(y), int)]
 
+        if self._multilabel and self.__dict__.get("_sparse_labels"):
+            return samples.csr(labels(samples.to_numpy(y)))
         return samples.through_host(labels, y, get_backend(y))
 
     def predict_proba(self, X: Any) -> Any:

@@ -60,8 +60,10 @@ def from_sklearn(fitted: Any) -> MLPClassifier | MLPRegressor:
             "pass the last step, pipeline[-1], of a search best_estimator_"
         )
     check_is_fitted(fitted)
-    given = copy.deepcopy(fitted.get_params(deep=False))
-    new: Perceptron = (MLPClassifier if is_classifier(fitted) else MLPRegressor)(**given)
+    cls = MLPClassifier if is_classifier(fitted) else MLPRegressor
+    names = cls().get_params(deep=False)  # a subclass of theirs may have others, and keep these as attributes
+    given = copy.deepcopy({name: getattr(fitted, name) for name in names if hasattr(fitted, name)})
+    new: Perceptron = cls(**given)
     for name in _SHARED:
         if hasattr(fitted, name):
             value = getattr(fitted, name)

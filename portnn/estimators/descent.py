@@ -11,6 +11,7 @@ import numpy
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from portnn.autograd.ordinary import value_of
 from portnn.backends import Array, Backend
 from portnn.callbacks import called, during
 from portnn.errors import NonFiniteError
@@ -31,11 +32,15 @@ class DivergedError(NonFiniteError, ValueError):
 
 
 class Problem(NamedTuple):
-    """What is to be fitted: samples (dense), targets, weights, the loss; targets as they came; held-out samples."""
+    """What is to be fitted: samples (dense), targets, weights, the loss; targets as they came; held-out samples.
+
+    ``given`` are the weights of the samples as the user gave them, ``weight`` times those of their classes.
+    """
 
     x: Array
     t: numpy.ndarray
     weight: numpy.ndarray | None
+    given: numpy.ndarray | None
     loss: Loss
     y: numpy.ndarray
     held_out: tuple[Any, numpy.ndarray, numpy.ndarray | None] | None
@@ -82,6 +87,11 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     _begin(e, held_out is not None)
     if not problem.incremental or "_optimizer" not in vars(e) or e._optimizer.solver != e.solver:
         e._optimizer = Updates(e)
+    if model.running is not None and batch_size == 1:
+        raise ValueError(
+            f"{who}: normalization='batch' needs at least 2 samples in a batch, got {n} samples and "
+            f"batch_size={asked!r}; give more of them, or use normalization='layer'"
+        )
     updates, resume = e._optimizer, History()
     resume.reached = updates.reached
     if e.early_stopping and "_best" not in vars(e):
@@ -114,6 +124,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 f"preprocessed. ({said})"
             ) from error
+        history = error.history if isinstance(error.history, History) else History()
         e.validation_scores_.append(numpy.nan)
         warnings.warn(
             f"{who}: training diverged, the best network is kept: {said}", ConvergenceWarning, stacklevel=CALLER
@@ -128,6 +139,8 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
                 ConvergenceWarning,
                 stacklevel=CALLER,
             )
+    e.history_ = history.copy()
+    e.history_.reached = None  # what goes on is in _optimizer
     model = e._best.to() if e.early_stopping else model
     if eyes is not None:
         eyes.close(model)
@@ -192,15 +205,15 @@ def _split(e: Any, problem: Problem) -> tuple[Problem, Any]:
             f"{who}: The validation set is too small: {held.size} of {n} samples. Increase 'validation_fraction', or "
             "give validation_data"
         )
-    x, t, weight = problem.x, problem.t, problem.weight
+    x, t, weight, given = problem.x, problem.t, problem.weight, problem.given
     if weight is not None and not (weight[held].any() and weight[train].any()):
         raise ValueError(
             f"{who}: the weights of one side of the split are all zero ({held.size} of {n} samples are held out); "
             "change validation_fraction, or give validation_data"
         )
     parts = [
-        (samples.rows_of(x, problem.space, side), t[side], None if weight is None else weight[side])
-        for side in (train, held)
+        (samples.rows_of(x, problem.space, side), t[side], None if of is None else of[side])
+        for side, of in ((train, weight), (held, given))  # scores do not know what a class weighs, as scikit-learn's
     ]
     train_on = problem._replace(x=parts[0][0], t=parts[0][1], weight=parts[0][2], y=problem.y[train], rows=train)
     return train_on, parts[1]
@@ -220,6 +233,16 @@ def _halves(e: Any, rows: numpy.ndarray, groups: numpy.ndarray | None) -> Any:
     return train_test_split(rows, random_state=e._random_state, test_size=e.validation_fraction, stratify=groups)
 
 
+def _loss(loss: Loss, model: MLP, y: Array, t: numpy.ndarray, weight: numpy.ndarray | None) -> float:
+    """Return the mean loss of outputs, without the penalty on the weights."""
+    backend = model.backend
+    with model.scope():
+        targets = backend.asarray(t.astype(model.dtype) if t.dtype.kind == "f" else t)
+        y = y if backend.owns(y) else backend.asarray(samples.to_numpy(y))
+        values = backend.to_numpy(value_of(loss.pair(y, targets), "loss")).astype("float64")
+    return float(numpy.average(values, weights=weight) if values.ndim else values)
+
+
 class Epochs:
     """What is done after each epoch: take note of it, score, judge whether to go on, call the user's callbacks."""
 
@@ -232,7 +255,7 @@ class Epochs:
     def on_begin(self, model: MLP, history: History) -> None:
         """Tell the user's callbacks; the score of held-out samples is in the history, too."""
         if self.held_out is not None:
-            history.names = (*history.names, self.e._score_name)
+            history.names = (*history.names, "val_loss", self.e._score_name)
         self.told = contextlib.ExitStack()
         self.told.enter_context(during(functions(self.e.callbacks), model, history))
 
@@ -261,6 +284,7 @@ class Epochs:
             if not self.stopped:
                 e._no_improvement_count = 0
         if self.held_out is not None:
+            history.setdefault("val_loss", []).append(self.val_loss)
             history.setdefault(e._score_name, []).append(e.validation_scores_[-1])
         asked = [called(callback, model, history) for callback in functions(e.callbacks)]
         if self.watch is not None:
@@ -273,7 +297,8 @@ class Epochs:
         e = self.e
         if self.held_out is not None:
             x, t, weight = self.held_out
-            score = e._scored(samples.outputs(model, x), t, weight)
+            y = samples.outputs(model, x)
+            score, self.val_loss = e._scored(y, t, weight), _loss(self.problem.loss, model, y, t, weight)
             e.validation_scores_.append(score)
             if e.verbose:
                 print(f"Validation score: {score:f}")

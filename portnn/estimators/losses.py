@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
 from portnn.backends import Array, namespace
-from portnn.losses import Loss, binary_cross_entropy
+from portnn.losses import Loss, binary_cross_entropy, cross_entropy, poisson
 from portnn.primitives import Pair
 
 
@@ -59,7 +63,9 @@ def half_poisson_deviance(y: Array, t: Array) -> Pair:
 
 
 def log_loss_of_labels(y: Array, t: Array) -> Pair:
-    """Return the sum over outputs of binary_cross_entropy, in nats: of the labels that a sample has or has not.
+    """Return -log p summed over outputs, in nats: p the sigmoid, or 1 minus it, of what a sample is or is not.
+
+    Each p counts as in :func:`log_loss_of_classes`.
 
     Examples
     --------
@@ -68,11 +74,61 @@ def log_loss_of_labels(y: Array, t: Array) -> Pair:
     array([1.38629436])
 
     """
-    values, vjp = binary_cross_entropy(y, t)
-    n_outputs = float(y.shape[-1])
-    return values * n_outputs, lambda dvalues: vjp(dvalues * n_outputs)
+    values, vjp = binary_cross_entropy(y[..., None], t[..., None])
+    return namespace(y).sum(_clipped(values), axis=-1), lambda dvalues: (vjp(dvalues[..., None])[0][..., 0],)
+
+
+def log_loss_of_classes(y: Array, t: Array) -> Pair:
+    """Return -log p of the class of a sample, in nats, with p in [eps, 1 - eps]; dy = softmax(y) - t.
+
+    eps is the rounding unit of the dtype. So it is in scikit-learn: the value does not leave [eps, -log eps], 36 in
+    float64, and the slope is that of the loss without such bounds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values, vjp = log_loss_of_classes(np.asarray([[0.0, 0.0], [1e4, 0.0]]), np.asarray([0, 1]))
+    >>> values.round(2), vjp(np.ones(2))[0][1]
+    (array([ 0.69, 36.04]), array([ 1., -1.]))
+
+    """
+    values, vjp = cross_entropy(y, t)
+    return _clipped(values), vjp
+
+
+def _clipped(values: Array) -> Array:
+    """Return -log p as it is where p is clipped into [eps, 1 - eps]."""
+    xp = namespace(values)
+    eps, one = float(xp.finfo(values.dtype).eps), xp.ones_like(values)
+    return xp.minimum(xp.maximum(values, one * -math.log1p(-eps)), one * -math.log(eps))
+
+
+def plain(spec: Any) -> Any:
+    """Return the function itself that a Loss or a functools.partial stands for.
+
+    Examples
+    --------
+    >>> plain(Loss("mine", functools.partial(poisson))) is poisson
+    True
+
+    """
+    f = spec.pair if isinstance(spec, Loss) else spec
+    return f.func if isinstance(f, functools.partial) else f
+
+
+def of_counts(spec: Any) -> bool:
+    """Return whether a loss is one of counts, whose mean is the exponential of the output.
+
+    Examples
+    --------
+    >>> of_counts("poisson"), of_counts(functools.partial(poisson)), of_counts("mse")
+    (True, True, False)
+
+    """
+    return spec == "poisson" if isinstance(spec, str) else plain(spec) in (poisson, half_poisson_deviance)
 
 
 SQUARED = Loss("squared_error", reported_squared_error)
 POISSON = Loss("poisson", half_poisson_deviance)
 LABELS = Loss("log_loss", log_loss_of_labels, "binary")
+CLASSES = Loss("log_loss", log_loss_of_classes, "classes")

@@ -46,6 +46,7 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
     start = wide.backend.to_numpy(wide.params).astype("float64")
     options = {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
     found = scipy.optimize.minimize(f, start, jac=True, method="L-BFGS-B", options=options, callback=after)
+    e.__dict__.pop("history_", None)  # of another solver: here are no epochs
     e.n_iter_ = min(int(found.nit), e.max_iter)
     if not (numpy.isfinite(found.x).all() and numpy.isfinite(found.fun)):
         raise ValueError(

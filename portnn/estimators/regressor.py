@@ -25,7 +25,8 @@ class MLPRegressor(RegressorMixin, Perceptron):
     weights, n the number of samples of the batch, or the sum of their weights.
 
     The first 24 parameters are scikit-learn's: same names, order, defaults and meaning. ``random_state`` draws the same
-    numbers, so that the weights are those of scikit-learn, to rounding.
+    numbers, so that the weights are those of scikit-learn, to rounding; with "lbfgs", whose line searches amplify
+    rounding, for the first iterations.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     Attributes
     ----------
-    coefs_, intercepts_, loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_
+    coefs_, intercepts_, loss_, best_loss_, loss_curve_, history_, validation_scores_, best_validation_score_
         As for :class:`MLPClassifier`.
     n_features_in_, feature_names_in_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, model_
         As for :class:`MLPClassifier`.
@@ -121,21 +122,22 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _encoded(self, y: numpy.ndarray) -> numpy.ndarray:
         targets = y.astype("float64").reshape(y.shape[0], -1)
-        if self.loss == "poisson" and (targets < 0.0).any():
+        if losses.of_counts(self.loss) and (targets < 0.0).any():
             row = int(numpy.argwhere(targets < 0.0)[0][0])
             raise ValueError(f"{type(self).__name__}: loss='poisson' expects y >= 0, row {row} is negative")
         return targets
 
     def _chosen_loss(self) -> tuple[Loss, str, int]:
+        ending = "exp" if losses.of_counts(self.loss) else "identity"
         if isinstance(self.loss, str):
             own = {**LOSSES, "squared_error": losses.SQUARED, "poisson": losses.POISSON}
-            return own[self.loss], "exp" if self.loss == "poisson" else "identity", self._width
+            return own[self.loss], ending, self._width
         entry = get_loss(self.loss)
         if entry.kind != "values":
             raise ValueError(
                 f"{type(self).__name__}: the loss {entry.name!r} is one of classes, expected one of values"
             )
-        return entry, "exp" if entry.pair is LOSSES["poisson"].pair else "identity", self._width
+        return entry, ending, self._width
 
     def _groups(self, targets: numpy.ndarray) -> None:
         """Return that there are no groups to keep the proportions of."""
@@ -151,12 +153,12 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> MLPRegressor:
         """Train the network on samples ``(n, n_features)`` and targets ``(n,)`` or ``(n, n_outputs)``.
 
-        ``X`` and ``sample_weight`` as in :meth:`MLPClassifier.fit`. After an error the estimator is as it was.
+        All arguments are as in :meth:`MLPClassifier.fit`. After an error the estimator is as it was.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(X, y, sample_weight, incremental=False, held_out=(X_val, y_val))
 
     @available_if(lambda self: self._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)

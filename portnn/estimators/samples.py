@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 from array_api_compat import is_array_api_obj
+from scipy import sparse
 from sklearn import get_config
 from sklearn.utils.validation import check_array, validate_data
 
@@ -137,6 +138,25 @@ def weights(sample_weight: Any, n: int, who: str) -> numpy.ndarray | None:
     with briefly(who):
         array = check_array(sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight")
     return check_sample_weight(array, n, who)
+
+
+def held_apart(who: str, given: tuple[Any, Any], pair: Any) -> Any:
+    """Return the pair (X, y) to hold out, given to fit as X_val and y_val or as a parameter, or None."""
+    if given[0] is None and given[1] is None:
+        if pair is not None and len(pair) != 2:
+            raise ValueError(f"{who}: validation_data must be a pair (X, y), got {len(pair)} entries")
+        return pair
+    if given[0] is None or given[1] is None:
+        raise ValueError(f"{who}: X_val and y_val belong together, {'yX'[given[1] is None]}_val was given alone")
+    if pair is not None:
+        raise ValueError(f"{who}: give X_val and y_val, or validation_data, not both")
+    return given
+
+
+def csr(a: numpy.ndarray) -> Any:
+    """Return a matrix in the sparse form that scikit-learn is set to."""
+    kinds = {"sparray": sparse.csr_array, "spmatrix": sparse.csr_matrix}
+    return kinds[get_config()["sparse_interface"]](a)
 
 
 def dense(x: Any) -> Array:

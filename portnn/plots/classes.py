@@ -41,6 +41,9 @@ def confusion_matrix(
     shaded, by their share of the true class: on a scale up to the diagonal all would look like zero.
     Numbers are written for up to 20 classes. A class without a row in ``t_true`` has no recall.
 
+    The counts are those of ``sklearn.metrics.confusion_matrix``. ``ConfusionMatrixDisplay.from_predictions`` draws the
+    same ones on one scale up to the diagonal, without the recalls; this picture needs no scikit-learn.
+
     Examples
     --------
     >>> confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], class_names=["cat", "dog"]).get_suptitle()
@@ -74,7 +77,8 @@ def confusion_matrix(
     for lines in (matrix.hlines, matrix.vlines):
         lines(np.arange(1, n) - 0.5, -0.5, n - 0.5, color=HAIRLINE, lw=min(0.6, cell))
     # Above 40 classes the names would lie on one another; every k-th is enough to find a row.
-    ticks, turned = range(0, n, math.ceil(n / 40)), max(map(len, names)) > 4
+    every = math.ceil(n / 40)
+    ticks, turned = range(0, n, every), 0.09 * max(map(len, names)) > 0.9 * cell * every  # inches, a letter has 0.09
     shown = [names[k] for k in ticks]
     matrix.set_yticks(ticks, shown)
     matrix.set_xticks(ticks, shown)
@@ -201,7 +205,7 @@ def decision_boundary(
     axis_names: Sequence[str] = ("feature 0", "feature 1"),
     resolution: int = 300,
 ) -> Figure:
-    """Draw which class a network of two features gives to each point of the plane, and the samples, mistakes crossed.
+    """Draw which class a network of two features gives to each point of the plane, and the samples, mistakes in rings.
 
     Parameters
     ----------
@@ -258,7 +262,7 @@ def decision_boundary(
         drawn.append(axes.scatter(x[mine, 0], x[mine, 1], s=24, lw=0.6, **how))
     wrong = here != labels
     if wrong.any():
-        drawn.append(axes.scatter(x[wrong, 0], x[wrong, 1], s=70, marker="x", color=INK, lw=1.2, label="mistake"))
+        drawn.append(axes.scatter(x[wrong, 0], x[wrong, 1], s=110, fc="none", ec=INK, lw=1.4, label="mistake"))
         names.append("mistake")
     across_name, up_name = map(plain, axis_names)
     axes.set(xlabel=across_name, ylabel=up_name, xlim=across[[0, -1]], ylim=up[[0, -1]])

@@ -34,6 +34,10 @@ def _tiles(
         axes.text(left + 0.5, top + ratio + 0.03, caption, ha="center", va="top", size=8.5)
     axes.set(xlim=(-0.01, columns * across - 0.09), ylim=(depth, -0.01), title=subtitle)
     axes.axis("off")
+    if any(captions):  # the images end where the width does: no empty strip below
+        figure.draw_without_rendering()
+        if (box := axes.get_tightbbox()) is not None:
+            figure.set_figheight(figure.get_figheight() + 0.1 - box.y0 / figure.dpi)
     return figure
 
 
