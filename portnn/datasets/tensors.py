@@ -69,7 +69,7 @@ def read_safetensors(
     x, t = (arrays[name] for name in chosen)
     x = x.reshape(len(x), -1)
     with naming("read_safetensors", path):
-        return x.astype(np.float32) if x.dtype == np.float16 else x, _targets(t)
+        return x.astype(np.float32) if x.dtype == np.float16 else x, _targets(t, chosen[1])
 
 
 def _choose(infos: dict[str, TensorInfo], images: str | None, labels: str | None) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def _check(infos: dict[str, TensorInfo], images: str, labels: str) -> None:
         )
 
 
-def _targets(t: np.ndarray) -> np.ndarray:
+def _targets(t: np.ndarray, name: str) -> np.ndarray:
     if t.ndim == 2 and t.shape[1] > 1 and _is_one_hot(t):
         return t.argmax(axis=1)
     if t.dtype.kind == "f":
@@ -123,7 +123,10 @@ def _targets(t: np.ndarray) -> np.ndarray:
     if t.ndim == 2 and t.shape[1] != 1:
         return t.astype(np.float32)
     if t.size and t.max() > np.iinfo(np.int64).max:
-        raise FormatError(f"a label is {t.max()}, expected integers that fit int64")
+        row = int(t.reshape(-1).argmax())  # one column at most
+        raise FormatError(
+            f"tensor {shown(name)} has the label {t.max()} in row {row}, expected integers that fit int64"
+        )
     return t.reshape(-1).astype(np.int64)
 
 
