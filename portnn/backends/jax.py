@@ -167,7 +167,7 @@ class JaxBackend(Backend):
         return run
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[..., tuple[State, Metrics]]:
     """Return the compiled chunk of a step, or of one equal to it: what was compiled is kept for the next ``fit``."""
     import jax
