@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -34,8 +32,16 @@ def lock_of(group: str) -> Path:
 
 
 def install(session: nox.Session, group: str) -> None:
-    """Install a dependency group as it is locked: a file with another hash than that of the lock is refused."""
+    """Install a dependency group as it is locked: a file with another hash than that of the lock is refused.
+
+    torch is held to its version alone. Which of its files is the right one depends on the machine, and for Linux the
+    CPU builds are not on PyPI: with PyPI's hashes in the lock pip would take two gigabytes of CUDA where it finds a CPU
+    build, and without them no other machine could run the tests.
+    """
     session.install("--require-hashes", "-r", str(lock_of(group)))
+    torch = [requirement for requirement in asked_for(group) if requirement.startswith("torch==")]
+    if torch:
+        session.install(*torch)
 
 
 def built(session: nox.Session) -> Path:
@@ -199,16 +205,15 @@ def lock(session: nox.Session) -> None:
     install(session, "lock") if lock_of("lock").exists() else session.install(*GROUPS["dependency-groups"]["lock"])
     options = [word for word in session.posargs if word.startswith("-")]
     groups = [word for word in session.posargs if not word.startswith("-")] or list(GROUPS["dependency-groups"])
-    wheel = torch_of_this_machine(session)
+    known = needed_by_torch(session)
     for group in groups:
-        compile_group(session, group, wheel, options)
+        compile_group(session, group, known, options)
 
 
-def torch_of_this_machine(session: nox.Session) -> Path:
-    """Return the wheel of torch that pip finds here, with a file beside it that tells uv what it depends on.
+def needed_by_torch(session: nox.Session) -> Path:
+    """Return a file that tells uv what the wheel of torch that pip finds here, one for CPUs, depends on.
 
-    The build for CPUs is not the one on PyPI, which for Linux wants two gigabytes of CUDA: its index is another, or a
-    folder of wheels, and its hashes are its own. So its pin has the hashes of the wheels of those who made the lock.
+    All of that is locked, torch itself is not: see :func:`install`.
     """
     (pinned,) = (requirement for requirement in asked_for("test") if requirement.startswith("torch=="))
     folder = Path(session.create_tmp()) / "torch"
@@ -222,30 +227,23 @@ def torch_of_this_machine(session: nox.Session) -> Path:
     if any(r.startswith(("nvidia", "cuda", "triton")) for r in wanted):
         session.error("pip finds torch for CUDA here; name https://download.pytorch.org/whl/cpu with PIP_INDEX_URL")
     known = [f"[[dependency-metadata]]\nname = 'torch'\nversion = '{pinned.partition('==')[2]}'"]
-    (folder / "uv.toml").write_text("\n".join([*known, f"requires-dist = {json.dumps(wanted)}"]), encoding="utf-8")
-    return wheel
+    known.append(f"requires-dist = {json.dumps(wanted)}")
+    (folder / "uv.toml").write_text("\n".join(known), encoding="utf-8")
+    return folder / "uv.toml"
 
 
-def compile_group(session: nox.Session, group: str, wheel: Path, options: list[str]) -> None:
+def compile_group(session: nox.Session, group: str, known: Path, options: list[str]) -> None:
     """Write the lock of one group, with the requirements that it is for at its head: a test compares them."""
     path = lock_of(group)
     path.parent.mkdir(exist_ok=True)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
     how = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--quiet"]
     how += ["--no-emit-package", "torch", "--output-file", str(path), *options]
-    session.run("uv", "--config-file", str(wheel.parent / "uv.toml"), "pip", "compile", "--group", group, *how)
+    session.run("uv", "--config-file", str(known), "pip", "compile", "--group", group, *how)
     asked = sorted(set(asked_for(group)))
     text = "# Made by `nox -s lock`, for Python 3.11 and newer, of what pyproject.toml asks for:"
     text += "".join(f"\n#   {requirement}" for requirement in asked) + "\n"
     pins, _, _ = path.read_text(encoding="utf-8").partition("\n# The following packages were excluded")
-    pinned = next((requirement for requirement in asked if requirement.startswith("torch==")), None)
-    if pinned:
-        old = re.search(rf"^{re.escape(pinned)}((?: \\\n    --hash=sha256:[0-9a-f]+)+)", before, re.MULTILINE)
-        own = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        hashes = sorted({own, *re.findall("[0-9a-f]{64}", old[1] if old else "")})
-        pins = pins.rstrip() + "\n" + pinned + "".join(f" \\\n    --hash=sha256:{h}" for h in hashes) + "\n"
-        pins += "    # wheels for CPUs, of the machines on which the lock was made: nox -s lock adds another's\n"
-    path.write_text(text + pins, encoding="utf-8")
+    path.write_text(text + pins.rstrip() + "\n", encoding="utf-8")
 
 
 @nox.session

@@ -54,6 +54,9 @@ def test_lock_is_that_of_pyproject(path):
     assert head == sorted(set(asked_for(path.stem))), "pyproject.toml has changed: nox -s lock"
     for requirement in head:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-").replace(".", "-")
+        if name == "torch":  # its file depends on the machine: noxfile.py installs it by its version
+            assert re.fullmatch(r"torch==\d+\.\d+\.\d+", requirement), requirement
+            continue
         assert name in pins, f"{requirement} has no pin"
 
 
