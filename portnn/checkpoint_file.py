@@ -52,7 +52,8 @@ def summary(path: str) -> dict[str, str]:
 def listed(folder: str) -> list[tuple[int, str]]:
     """Return (updates, path) of the checkpoints in a folder, the newest first; none where it is not there."""
     found = [(_NAME.fullmatch(name), name) for name in (os.listdir(folder) if os.path.isdir(folder) else ())]
-    return sorted(((int(m[1]), os.path.join(folder, name)) for m, name in found if m), reverse=True)
+    paths = ((int(m[1]), os.path.join(folder, name)) for m, name in found if m)
+    return sorted(((number, path) for number, path in paths if os.path.isfile(path)), reverse=True)
 
 
 def read(path: str, who: str) -> Kept:
@@ -81,15 +82,33 @@ def read(path: str, who: str) -> Kept:
 
 
 def _check(kept: Kept) -> None:
-    """Take hold of everything that is used later; an error of any kind means that it is not there."""
+    """Take hold of everything that is used later; an error of any kind means that it is not there.
+
+    A file may come from anywhere: its parts must fit each other.
+    """
     record = kept.record
     numbers = [record[name] for name in ("epoch", "row", "updates", "chunk_rows")]
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("a position is not a whole number")  # noqa: EM101
-    float(record["seconds"]), bool(record["ended"]), dict(record["configuration"]), dict(record["made_with"])
-    history_of(kept), list(record["gone"])
+    _demand(all(type(number) is int and number >= 0 for number in numbers), "a position is not a whole number")
+    epoch, row, config, history = record["epoch"], record["row"], record["configuration"], history_of(kept)
+    _demand(isinstance(config, dict) and isinstance(record["made_with"], dict), "the configuration is no object")
+    n, batch_size, members = int(config["x"]["shape"][0]), int(config["batch_size"]), config["members"]
+    _demand(row == n or (row < n and row % batch_size == 0), f"it stands at sample {row} of {n}, where no batch ends")
+    sums = under(SUMS, kept)
+    _demand(("loss" in sums) == (row > 0), "the sums of its epoch are missing, or of no samples")
+    shape = () if members is None else (members,)
+    _demand(all(a.shape == shape and numpy.isfinite(a).all() for a in sums.values()), "a sum of its epoch is no number")
+    _demand(len(history.get("loss", ())) == epoch, f"its history is not of {epoch} epochs")
+    _demand(set(record["gone"]) <= set(history), "its history lacks lists that it names")
+    kept_by_optimizer = under(OPTIMIZER, kept).values()
+    _demand(all(numpy.isfinite(a).all() for a in kept_by_optimizer), "arrays of the optimizer hold NaN or infinity")
+    float(record["seconds"]), bool(record["ended"])
     for entry in (*record["callbacks"], *record["schedules"]):
         unpacked(entry["state"], kept), str(entry["type"])
+
+
+def _demand(so: bool, otherwise: str) -> None:
+    if not so:
+        raise ValueError(otherwise)
 
 
 def newest(folder: str, who: str, stacklevel: int = 3) -> tuple[Kept | None, list[str]]:
@@ -103,7 +122,7 @@ def newest(folder: str, who: str, stacklevel: int = 3) -> tuple[Kept | None, lis
             kept = read(path, who)
         except FileNotFoundError:  # another process has just written a newer one
             return newest(folder, who, stacklevel + 1)
-        except FormatError as error:
+        except (FormatError, OSError) as error:  # a disk that cannot read it is a reason to go back, too
             bad[path] = str(error)
             continue
         if bad:
@@ -167,14 +186,23 @@ def packed(state: Any, prefix: str, who: str) -> tuple[dict[str, Any], dict[str,
 
 
 def _as_json(value: Any, what: str) -> Any:
-    """Return a value as it comes back from a file, in memory of its own."""
+    """Return a value as it comes back from a file, in memory of its own; a tuple comes back as a list."""
     try:
+        if not _has_texts_as_keys(value):
+            raise TypeError
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError):
         raise TypeError(
             f"fit: {what} is a {type(value).__name__}, or holds what a checkpoint cannot; expected numbers, texts, "
-            "lists and dicts of them, in a state also arrays"
+            "lists and dicts of them with texts as keys, in a state also arrays"
         ) from None
+
+
+def _has_texts_as_keys(value: Any) -> bool:
+    """Whether JSON would leave the keys of all dicts as they are."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _has_texts_as_keys(part) for key, part in value.items())
+    return not isinstance(value, list | tuple) or all(map(_has_texts_as_keys, value))
 
 
 def unpacked(packed: Mapping[str, Any], kept: Kept) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from portnn.history import History, Reached
 from portnn.mlp import MLP
 from portnn.step import beginning
 
+NAME_MAX = 255  # bytes of a name, on all usual file systems
+Settled = tuple[dict[str, int], dict[str, Any], dict[str, numpy.ndarray]]
+
 
 class Position(NamedTuple):
     """Where a training stands between two chunks of steps.
@@ -83,6 +86,8 @@ class Checkpoints:
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"{who}: the folder must be a path such as 'run', got {shown(folder)}")
         self.folder = os.fspath(folder)
+        if not self.folder or "\0" in self.folder:
+            raise ValueError(f"{who}: the folder must be a path such as 'run', got {shown(self.folder)}")
         self.seconds = None if seconds is None else check_number(who, "seconds", seconds, 0.0)
         self.steps = None if steps is None else check_count(who, "steps", steps)
         self.keep = check_count(who, "keep", keep)
@@ -176,7 +181,7 @@ class Saver:
                 )
         self.rememberers = {"schedules": schedules, "callbacks": [c for c in callbacks if _remembers(c)]}
         self._spoiled: set[str] = set()
-        self._settled: tuple[dict[str, int], dict[str, Any], dict[str, numpy.ndarray]] = ({}, {}, {})
+        self._settled: Settled = ({}, {}, {})
         self._saved, self._updates, self._clock = (-1, -1, -1, False), 0, time.monotonic()
 
     def found(self, resume: bool) -> Kept | None:
@@ -186,11 +191,16 @@ class Saver:
         are of another network or optimizer, ValueError if another argument differs. Then nothing is changed.
         """
         folder = self.where.folder
-        parent = os.path.dirname(os.path.abspath(folder))
+        parent = os.path.dirname(folder.rstrip(os.sep)) or os.curdir
         if not os.path.isdir(parent):
             raise FileNotFoundError(f"fit: the folder {shown(parent)} of the checkpoints does not exist; make it first")
-        if os.path.exists(folder) and not os.path.isdir(folder):
-            raise NotADirectoryError(f"fit: checkpoint={shown(folder)} is a file, expected a folder; name another")
+        if os.path.lexists(folder) and not os.path.isdir(folder):
+            what = "a file" if os.path.exists(folder) else "a link to nothing"
+            raise NotADirectoryError(f"fit: checkpoint={shown(folder)} is {what}, expected a folder; name another")
+        if not os.access(folder if os.path.isdir(folder) else parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"fit: nothing can be written to checkpoint={shown(folder)}; name another folder")
+        if not os.path.isdir(folder) and len(os.fsencode(os.path.basename(folder.rstrip(os.sep)))) > NAME_MAX:
+            raise OSError(f"fit: the name of checkpoint={shown(folder)} is longer than {NAME_MAX} bytes; shorten it")
         if not resume and (files := self.where.files()):
             raise FileExistsError(
                 f"fit: {shown(folder)} holds {len(files)} checkpoint{'s' * (len(files) > 1)} of an earlier training; "
@@ -245,8 +255,8 @@ class Saver:
             for thing, entry in zip(things, kept.record[kind], strict=True):
                 thing.restore(unpacked(entry["state"], kept))
 
-    def settle(self, history: History) -> None:
-        """Take hold of what changes between epochs only: until the next call, that is what is saved."""
+    def settled(self, history: History) -> Settled:
+        """Return what changes between epochs only, as it is now: lengths of the lists, states, and arrays of these."""
         states: dict[str, Any] = {}
         arrays: dict[str, numpy.ndarray] = {}
         for kind, things in self.rememberers.items():
@@ -256,7 +266,17 @@ class Saver:
                 kept, more = packed(thing.state(), f"{model_file.TRAINING}{kind}/{i}/", who)
                 states[kind].append({"type": who, "state": kept})
                 arrays |= more
-        self._settled = {name: len(values) for name, values in history.items()}, states, arrays
+        for name, values in history.items():
+            if not isinstance(values, list):
+                raise TypeError(
+                    f"fit: history[{name!r}] is a {type(values).__name__}, which a checkpoint does not keep; expected "
+                    "a list with an entry per epoch"
+                )
+        return {name: len(values) for name, values in history.items()}, states, arrays
+
+    def settle(self, settled: Settled) -> None:
+        """Save this from now on, until the next call."""
+        self._settled = settled
 
     def due(self, position: Position) -> bool:
         """Whether it is time for a save within an epoch."""

@@ -57,6 +57,7 @@ class CSVLog:
         self._columns: list[str] | None = None
         self._keep: int | None = None  # this much of the file, when it is opened
         self._begun, self._before, self._cut, self._bytes = False, 0, False, 0
+        self._lost = False  # lines that the checkpoint which was restored had seen
 
     def on_begin(self, model: MLP, history: History) -> None:
         """Look at the file, and change nothing: OSError, ValueError if it is to go on with other columns."""
@@ -64,7 +65,7 @@ class CSVLog:
 
     def _begin(self, done: int, names: Sequence[str]) -> None:
         self._columns, self._before, self._cut = None, 0, False
-        self._bytes, self._keep = 0, None
+        self._bytes, self._keep, self._lost = 0, None, False
         if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
             raise FileNotFoundError(f"CSVLog: the folder of {shown(self.path)} does not exist; make it first")
         if os.path.isfile(self.path) or os.path.isdir(self.path):  # not a pipe, whose reader would see an end
@@ -97,14 +98,29 @@ class CSVLog:
         return {"bytes": self._bytes, "columns": self._columns, "before": self._before}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on behind these lines, if the file still has them."""
-        if os.path.isfile(self.path) and os.path.getsize(self.path) >= state["bytes"]:
-            self._columns, self._before = state["columns"], state["before"]
-            self._bytes = self._keep = state["bytes"]
+        """Go on behind these lines; what the file has lost of them is written again, from the history."""
+        self._columns, self._before = state["columns"], state["before"]
+        self._bytes = self._keep = state["bytes"]
+        self._lost = not os.path.isfile(self.path) or os.path.getsize(self.path) < state["bytes"]
+        if self._lost:
+            self._bytes = self._keep = self._of_others()
+
+    def _of_others(self) -> int:
+        """Return how many bytes of the file are the header and lines of trainings before this one."""
+        if not os.path.isfile(self.path):
+            return 0
+        size = 0
+        with open(self.path, "rb") as file:
+            for i, line in enumerate(file):
+                number = line.partition(b",")[0]
+                if not line.endswith(b"\n") or (i and not (number.isdigit() and int(number) <= self._before)):
+                    break
+                size += len(line)
+        return size
 
     def _open(self) -> None:
         """Open the file for the first line of this training, and take off a cut-off one of another."""
-        if self._cut or self._keep is not None:
+        if self._cut or (self._keep is not None and os.path.isfile(self.path)):
             with open(self.path, "r+b") as file:
                 file.truncate(file.read().rfind(b"\n") + 1 if self._keep is None else self._keep)
         going_on = self.append or self._keep is not None
@@ -115,17 +131,27 @@ class CSVLog:
         n, first = len(history["loss"]), self._file is None
         if not self._begun:
             self._begin(n - 1, history.names)
-        row = {"epoch": self._before + n, **flat({k: v[-1] for k, v in history.items() if len(v) == n})}
+        row = self._row(history, n)
         columns = self._columns or list(row)
         missing = {*columns} - {*row} if first else set()
         if other := sorted(({*row} - {*columns}) | missing):
             self._differ(other[0])
         if first:
             self._open()
-        if self._columns is None:
+        if self._columns is None or (self._lost and not self._bytes):
             self._columns = columns
             self._write(columns)
+        if self._lost:
+            self._lost = False
+            for epoch in range(1, n):
+                known = self._row(history, epoch)
+                self._write([known.get(name, "") for name in columns])
         self._write([row.get(name, "") for name in columns])  # nothing where a callback wrote nothing down
+
+    def _row(self, history: History, epoch: int) -> dict[str, Any]:
+        """Return what stands in the line of an epoch: of all lists that have one entry for each."""
+        n = len(history["loss"])
+        return {"epoch": self._before + epoch, **flat({k: v[epoch - 1] for k, v in history.items() if len(v) == n})}
 
     def on_end(self, model: MLP, history: History) -> None:
         """Close the file."""

@@ -64,7 +64,8 @@ class Loop:
         """Train until so many epochs are finished, those before included, and return the history."""
         self.written = self.position.epoch
         bar = Bar(self.progress, epochs, self.feed.n, self.position.epoch * self.feed.n + self.position.row)
-        self._settle()
+        if self.saver is not None:
+            self.saver.settle(self.saver.settled(self.history))
         try:
             while self.position.epoch < epochs and not self.position.ended:
                 self._train(epochs, bar)
@@ -149,12 +150,12 @@ class Loop:
         except Exception:
             self.position = position._replace(state=state)
             raise
-        self.position = Position(
-            *(position.epoch + 1, 0, position.updates, state),
-            chunk_rows=position.chunk_rows,
-            ended=ended,
-        )
-        self._settle()
+        settled = None if self.saver is None else self.saver.settled(self.history)
+        begun = Position(*(position.epoch + 1, 0, position.updates, state), chunk_rows=position.chunk_rows, ended=ended)
+        with uninterrupted():  # what is saved from now on is of one epoch
+            self.position = begun
+            if self.saver is not None and settled is not None:
+                self.saver.settle(settled)
         self._save()
 
     def _chunks(self) -> list[tuple[int, int, int]]:
@@ -170,10 +171,6 @@ class Loop:
             rest = plan(feed.n - row, self.batch_size, self.position.chunk_rows)
             left = [(row + start, steps, size) for start, steps, size in rest]
         return left
-
-    def _settle(self) -> None:
-        if self.saver is not None:
-            self.saver.settle(self.history)
 
     def _save(self) -> None:
         if self.saver is not None:

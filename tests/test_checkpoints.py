@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import errno
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +44,7 @@ N = 40
 X = np.random.default_rng(0).normal(size=(N, 4)).astype("float32")
 LABELS = (X @ np.random.default_rng(1).normal(size=(4, 3))).argmax(axis=1)
 FORKS = hasattr(os, "fork")
+CONFIGURATION = {"batch_size": 10, "members": None, "x": {"shape": [N, 4]}}  # what a checkpoint is held to by itself
 
 
 class PowerCut(Exception):
@@ -380,11 +385,11 @@ def test_what_is_in_a_file(tmp_path):
 
 def test_a_long_history_fits(tmp_path):
     """10,000 epochs, and lists of a callback's own: numbers exactly, remarks as they are."""
-    history = History({name: np.random.default_rng(0).normal(size=10_000).tolist() for name in "abcdef"})
+    history = History({name: np.random.default_rng(0).normal(size=10_000).tolist() for name in ("loss", *"abcde")})
     history["remark"] = ["fine"] * 10_000
     history["mixed"] = [1, 2.5, None, [1, 2.5]]
     history["nothing"] = []
-    history.names, history.epochs = tuple("abcdef"), 12_000
+    history.names, history.epochs = ("loss", *"abcde"), 12_000
     lists, arrays = checkpoint_file.packed_history(history, {name: len(v) for name, v in history.items()})
     record = json.loads(json.dumps({"history": lists}))
     found = checkpoint_file.history_of(checkpoint_file.Kept("", arrays, {}, record))
@@ -395,9 +400,9 @@ def test_a_long_history_fits(tmp_path):
         repr(nan["loss"])
     )
     model, kept = network(), Checkpoints(tmp_path / "run")
-    saver = checkpoints.Saver(kept, model, Adam(), [], {"batch_size": 10})
-    saver.settle(history)
-    saver.save(checkpoints.Position(0, 0, 1, {"params": model.params}), history)
+    saver = checkpoints.Saver(kept, model, Adam(), [], CONFIGURATION)
+    saver.settle(saver.settled(history))
+    saver.save(checkpoints.Position(10_000, 0, 1, {"params": model.params}), history)
     assert newest(tmp_path / "run").arrays["training/history/0"].shape == (10_000,)
 
 
@@ -434,7 +439,7 @@ def test_a_minute_is_one(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
     model = network()
-    saver = checkpoints.Saver(Checkpoints(tmp_path / "run"), model, Adam(), [], {"batch_size": 10})
+    saver = checkpoints.Saver(Checkpoints(tmp_path / "run"), model, Adam(), [], CONFIGURATION)
     position = checkpoints.Position(0, 10, 1, {"params": model.params})
     for seconds, due in ((0.0, False), (59.9, False), (60.0, True)):
         now[0] = seconds
@@ -558,6 +563,160 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
     with pytest.raises(NonFiniteError, match="epoch 1, batch"):
         fit(network(), tmp_path / "wild", optimizer=SGD(1e38))
     assert not (tmp_path / "wild").exists()
+
+
+def test_ctrl_c_while_a_callback_tells_its_state(tmp_path):
+    """The position, the history and the states that are saved are of one epoch."""
+
+    class Slow:
+        def __init__(self, at: int) -> None:
+            self.seen, self.calls, self.at = 0, 0, at
+
+        def __call__(self, model: MLP, history: History) -> None:
+            self.seen += 1
+
+        def state(self) -> dict[str, Any]:
+            self.calls += 1
+            if self.calls == self.at:
+                signal.raise_signal(signal.SIGINT)
+            return {"seen": self.seen}
+
+        def restore(self, state: dict[str, Any]) -> None:
+            self.seen = state["seen"]
+
+    whole = fit(network(), epochs=5)
+    for at in (1, 2, 3):  # the first is before the training
+        folder = tmp_path / f"run {at}"
+        with contextlib.suppress(KeyboardInterrupt):
+            assert fit(network(), folder, callbacks=Slow(at), epochs=5).interrupted
+        model, slow = network(), Slow(0)
+        history = fit(model, folder, callbacks=slow, epochs=5, resume=True)
+        assert history["loss"] == whole["loss"]
+        assert slow.seen == 5
+
+
+@pytest.mark.parametrize("values", [3, {"a": 1}, "text"])
+def test_what_is_no_list_in_a_history_is_refused(tmp_path, values):
+    def write(model: MLP, history: History) -> None:
+        history["own"] = values
+
+    with pytest.raises(
+        TypeError, match=r"history\['own'\] is a \w+, which a checkpoint does not keep; expected a list"
+    ):
+        fit(network(), tmp_path / "run", callbacks=write)
+
+
+NONSENSE: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
+    "behind the samples": (lambda record, arrays: record.update(row=10**9), "sample 1000000000 of 40, where no batch"),
+    "within a batch": (lambda record, arrays: record.update(row=7), "it stands at sample 7 of 40, where no batch ends"),
+    "without sums": (lambda record, arrays: record.update(row=40), "the sums of its epoch are missing"),
+    "sums of nothing": (lambda record, arrays: arrays.update({"training/sums/loss": np.ones(())}), "of no samples"),
+    "more epochs": (lambda record, arrays: record.update(epoch=50), "its history is not of 50 epochs"),
+    "fewer epochs": (lambda record, arrays: record.update(epoch=1), "its history is not of 1 epochs"),
+    "unknown lists": (lambda record, arrays: record.update(gone=["zzz"]), "its history lacks lists that it names"),
+    "a list": (lambda record, arrays: record.update(configuration=[]), "the configuration is no object"),
+    "half a number": (lambda record, arrays: record.update(updates=1.5), "a position is not a whole number"),
+    "a moment": (
+        lambda record, arrays: arrays["training/optimizer/m"].fill(np.nan),
+        "arrays of the optimizer hold NaN",
+    ),
+    "no history": (lambda record, arrays: record.pop("history"), "KeyError: 'history'"),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_with_the_right_sum_is_no_checkpoint(tmp_path, trained, name):
+    """A file may come from anywhere."""
+    spoil, words = NONSENSE[name]
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    *_, path = sorted(folder.iterdir())
+    for other in set(folder.iterdir()) - {path}:
+        other.unlink()
+    arrays, metadata = portnn.storage.read_safetensors_file(path)
+    record = json.loads(arrays[portnn.model_file.RECORD].tobytes())
+    spoil(record, arrays)
+    arrays[portnn.model_file.RECORD] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
+    metadata["sha256"] = portnn.storage.payload_sha256(arrays)
+    portnn.storage.write_safetensors_file(path, arrays, metadata)
+    with pytest.raises(FormatError, match=words):
+        portnn.load_checkpoint(path)
+    model = network()
+    before = model.params.copy()
+    with pytest.raises(FormatError, match=words):
+        fit(model, folder, validation_data=(X, LABELS))
+    assert_same(model.params, before)
+
+
+@pytest.mark.parametrize("left", [0, 60, None])
+def test_a_log_that_lost_lines_gets_them_again(tmp_path, left):
+    """The log is on its way to the disk when the checkpoint is already there: a power cut may take its end."""
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    fit(network(), folder, callbacks=CSVLog(log))
+    if left is None:
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes()[:left])
+    history = fit(network(), folder, callbacks=CSVLog(log), epochs=5)
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [float(row["loss"]) for row in rows] == history["loss"]
+
+
+def test_a_log_that_lost_lines_keeps_those_of_another_training(tmp_path):
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    fit(network(), callbacks=CSVLog(log), epochs=2)
+    before = log.read_text()
+    fit(network(), folder, callbacks=CSVLog(log, append=True))
+    log.write_bytes(log.read_bytes()[:-10])
+    fit(network(), folder, callbacks=CSVLog(log, append=True), epochs=4)
+    assert log.read_text().startswith(before)
+    assert [row["epoch"] for row in csv.DictReader(log.read_text().splitlines())] == [*"123456"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_what_only_has_the_name_of_a_checkpoint_is_passed_by(tmp_path, trained):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "checkpoint-000000000097.safetensors").mkdir()
+    os.mkfifo(folder / "checkpoint-000000000098.safetensors")
+    (folder / "checkpoint-000000000099.safetensors").symlink_to("nothing")
+    _, history = load_checkpoint(folder)
+    assert len(history["loss"]) == 3
+
+
+def test_a_disk_that_cannot_read_the_newest_is_a_reason_to_go_back(tmp_path, trained, monkeypatch):
+    newest_path = Checkpoints(trained).files()[0]
+    read = portnn.storage.read_safetensors_file
+
+    def failing(path: Any, **options: Any) -> Any:
+        if os.fspath(path) == newest_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return read(path, **options)
+
+    monkeypatch.setattr(portnn.storage, "read_safetensors_file", failing)
+    with pytest.warns(UserWarning, match="going back to .*Input/output error"):
+        load_checkpoint(trained)
+
+
+@pytest.mark.parametrize(
+    ("folder", "error", "words"),
+    [
+        ("", ValueError, "the folder must be a path"),
+        ("a\0b", ValueError, "the folder must be a path"),
+        ("nope/../run", FileNotFoundError, "does not exist; make it first"),
+        ("link", NotADirectoryError, "is a link to nothing"),
+        ("n" * 300, OSError, "longer than 255 bytes"),
+    ],
+)
+def test_folders_that_cannot_be_are_refused_before_the_first_step(tmp_path, monkeypatch, folder, error, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nothing")
+    model = network()
+    before = model.params.copy()
+    with pytest.raises(error, match=words):
+        portnn.fit(model, X, LABELS, checkpoint=folder, progress=False)
+    assert_same(model.params, before)
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
@@ -878,9 +1037,9 @@ class Disk:
 def saved_once_more(folder: Path, updates: int) -> Callable[[], None]:
     """A save of a state that is known by its number of updates, behind what is in the folder."""
     model = network()
-    saver = checkpoints.Saver(Checkpoints(folder, keep=1), model, SGD(0.1), [], {"batch_size": 10})
-    saver.settle(History())
-    position = checkpoints.Position(0, 10, updates, {"params": model.params + updates})
+    saver = checkpoints.Saver(Checkpoints(folder, keep=1), model, SGD(0.1), [], CONFIGURATION)
+    saver.settle(saver.settled(History()))
+    position = checkpoints.Position(0, 10, updates, {"params": model.params + updates}, {"loss": 1.0})
     return lambda: saver.save(position, History())
 
 
