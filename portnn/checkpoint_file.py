@@ -99,8 +99,6 @@ def _check(kept: Kept) -> None:
     _demand(all(a.shape == shape and numpy.isfinite(a).all() for a in sums.values()), "a sum of its epoch is no number")
     _demand(len(history.get("loss", ())) == epoch, f"its history is not of {epoch} epochs")
     _demand(set(record["gone"]) <= set(history), "its history lacks lists that it names")
-    kept_by_optimizer = under(OPTIMIZER, kept).values()
-    _demand(all(numpy.isfinite(a).all() for a in kept_by_optimizer), "arrays of the optimizer hold NaN or infinity")
     float(record["seconds"]), bool(record["ended"])
     for entry in (*record["callbacks"], *record["schedules"]):
         unpacked(entry["state"], kept), str(entry["type"])

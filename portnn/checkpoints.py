@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from portnn import checkpoint_file, model_file, storage
-from portnn.backends.base import State
+from portnn.backends.base import State, dtype_name
 from portnn.checkpoint_file import FORMAT, OPTIMIZER, SUMS, Kept, listed, newest, packed, under, unpacked
 from portnn.checks import check_count, check_number
+from portnn.diagnosis import watched
 from portnn.errors import FormatError, NonFiniteError, shown
 from portnn.files import StrPath, naming, remove_leftovers, sync_folder
 from portnn.fingerprint import check_same
@@ -143,7 +144,11 @@ def load_checkpoint(
     model = model.to(backend=backend, device=device, dtype=dtype)
     like, history = model.params.dtype, checkpoint_file.history_of(kept)
     with model.scope():
-        arrays = {name: model.backend.asarray(a, like, copy=True) for name, a in under(OPTIMIZER, kept).items()}
+        arrays = {
+            # of the parameters' dtype, where the file has that of its own parameters
+            name: model.backend.asarray(a, like if a.dtype == params.dtype else None, copy=True)
+            for name, a in under(OPTIMIZER, kept).items()
+        }
     history.reached = Reached(kept.record["epoch"], kept.record["updates"], arrays)
     return model, history
 
@@ -232,8 +237,13 @@ class Saver:
         if shapes != {name: a.shape for name, a in own.items()}:
             had = {name: a.shape for name, a in own.items()}
             raise FormatError(f"{where} is of another optimizer: it kept {shown(had)}, this one has {shown(shapes)}")
+        off = [name for name in watched(self.optimizer, state) if name in own and not numpy.isfinite(own[name]).all()]
+        if off or any(a.dtype.name != dtype_name(state[name].dtype) for name, a in own.items()):
+            kinds = {name: f"{a.dtype.name}{' with NaN or infinity' * (name in off)}" for name, a in own.items()}
+            expected = {name: dtype_name(state[name].dtype) for name in own}
+            raise FormatError(f"{where}: arrays of the optimizer are {shown(kinds)}, expected {shown(expected)}")
         arrays = {"params": params, **({} if running is None else {"running": running}), **own}
-        new = {name: model.backend.asarray(a, model.params.dtype, copy=True) for name, a in arrays.items()}
+        new = {name: model.backend.asarray(a, state[name].dtype, copy=True) for name, a in arrays.items()}
         place = {"backend": model.backend.name, "device": model.backend.device_name}
         here = all(record["made_with"].get(name) == value for name, value in place.items())
         position = Position(
@@ -294,8 +304,8 @@ class Saver:
             return
         model, (lengths, states, arrays) = self.model, self._settled
         host = {n: model.backend.to_numpy(a) for n, a in position.state.items() if n != "units"}
-        for name, a in host.items():
-            if not numpy.isfinite(a).all():
+        for name in watched(self.optimizer, position.state):
+            if not numpy.isfinite(host[name]).all():
                 raise NonFiniteError(
                     f"fit: after {position.updates} updates {name!r} holds NaN or infinity, which no checkpoint keeps; "
                     "lower the learning rate, clip the gradient (clip_norm), or scale the data"

@@ -281,12 +281,9 @@ def _begun(reached: Reached | None, model: MLP, optimizer: Any) -> Position:
     state = beginning(model, optimizer)
     if reached is None:
         return Position(0, 0, 0, state)
-    shapes, dtype = (
-        [{name: tuple(a.shape) for name, a in of.items()} for of in (reached.arrays, state)],
-        model.params.dtype,
-    )
+    shapes = [{name: tuple(a.shape) for name, a in of.items()} for of in (reached.arrays, state)]
     own = {name: shape for name, shape in shapes[1].items() if name not in ("params", "running", "units")}
     if shapes[0] != own:
         raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {own}")
-    kept = {name: model.backend.asarray(a, dtype, copy=True) for name, a in reached.arrays.items()}
+    kept = {name: model.backend.asarray(a, state[name].dtype, copy=True) for name, a in reached.arrays.items()}
     return Position(reached.epochs, 0, reached.updates, {**state, **kept})

@@ -616,10 +616,6 @@ NONSENSE: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
     "unknown lists": (lambda record, arrays: record.update(gone=["zzz"]), "its history lacks lists that it names"),
     "a list": (lambda record, arrays: record.update(configuration=[]), "the configuration is no object"),
     "half a number": (lambda record, arrays: record.update(updates=1.5), "a position is not a whole number"),
-    "a moment": (
-        lambda record, arrays: arrays["training/optimizer/m"].fill(np.nan),
-        "arrays of the optimizer hold NaN",
-    ),
     "no history": (lambda record, arrays: record.pop("history"), "KeyError: 'history'"),
 }
 
@@ -717,6 +713,58 @@ def test_folders_that_cannot_be_are_refused_before_the_first_step(tmp_path, monk
     with pytest.raises(error, match=words):
         portnn.fit(model, X, LABELS, checkpoint=folder, progress=False)
     assert_same(model.params, before)
+
+
+class Wide(SGD):
+    """Keeps what is not of the parameters' dtype: a momentum in float64, a count, and a smallest number of none."""
+
+    def init(self, params):
+        return {
+            "m": params.astype("float64") * 0.0,
+            "count": np.zeros(1, dtype="int64") + 2**40,
+            "least": params + np.inf,
+            "signs": params > 0.0,
+        }
+
+    def update(self, params, grad, state, h, decayed=None):
+        m = 0.9 * state["m"] + grad
+        params = (params - h[0] * m).astype(params.dtype)
+        least = np.minimum(state["least"], abs(grad))
+        return params, {"m": m, "count": state["count"] + 1, "least": least, "signs": ~state["signs"]}
+
+
+def test_an_optimizer_of_the_users_goes_on_with_what_it_keeps(tmp_path):
+    options = {"optimizer": Wide(0.1), "compile": False}
+    whole, half, model = network(), network(), network()
+    expected = fit(whole, epochs=4, **options)
+    fit(half, tmp_path / "run", epochs=2, **options)
+    history = fit(model, tmp_path / "run", epochs=4, **options)
+    assert_same(model.params, whole.params)
+    assert history["loss"] == expected["loss"]
+    for name, a in expected.reached.arrays.items():
+        assert history.reached.arrays[name].dtype == a.dtype
+        assert_same(history.reached.arrays[name], a)
+    again = network()
+    first = fit(again, epochs=2, **options)
+    more = fit(again, epochs=2, resume=first, **options)
+    assert_same(again.params, whole.params)
+    assert more.reached.arrays["count"].tolist() == [2**40 + 16]
+    _, loaded = load_checkpoint(tmp_path / "run")
+    assert {name: a.dtype for name, a in loaded.reached.arrays.items()} == {
+        name: a.dtype for name, a in expected.reached.arrays.items()
+    }
+
+
+def test_moments_that_are_not_finite_are_no_checkpoint(tmp_path, trained):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for path in folder.iterdir():
+        arrays, metadata = portnn.storage.read_safetensors_file(path)
+        arrays["training/optimizer/m"][0] = np.nan
+        metadata["sha256"] = portnn.storage.payload_sha256(arrays)
+        portnn.storage.write_safetensors_file(path, arrays, metadata)
+    with pytest.raises(FormatError, match="'m': 'float32 with NaN or infinity'"):
+        fit(network(), folder, validation_data=(X, LABELS))
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------

@@ -962,7 +962,9 @@ def test_a_table_is_no_model(here, capsys):
     for command in (("info", "iris.csv"), ("predict", "--model", "iris.csv", "--data", "iris.csv")):
         assert run(*command) == 2
         err = capsys.readouterr().err
-        assert err.endswith("no safetensors header (it looks like text, such as a CSV table, not like a model)\n")
+        assert err.endswith(
+            "no safetensors header at byte 0 (it looks like text, such as a CSV table, not like a model)\n"
+        )
     text = "Länge,Breite\n5.1,3.5\n" * 100
     (here / "cut.csv").write_text("x" * 511 + "ä" + text, encoding="utf-8")  # a character lies across byte 512
     assert run("info", "cut.csv") == 2

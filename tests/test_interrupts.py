@@ -15,7 +15,7 @@ import pytest
 from libraries import LIBRARIES
 
 import portnn
-from portnn import training
+from portnn import loop, training
 from portnn.interrupts import uninterrupted
 
 BACKENDS = [name for name in ("numpy", "torch", "jax") if not LIBRARIES[name].why_not]
@@ -98,13 +98,13 @@ def test_at_every_part_of_the_code(whole, ctrl_c):
 
 
 def test_at_every_line_of_the_loop(whole, ctrl_c):
-    """Each line of training.py, and of what writes the history."""
+    """Each line of training.py and of loop.py."""
     of_loop = []
 
     class Listing(Pressed):
         def __call__(self, frame, event, argument):
-            if event == "line" and frame.f_code.co_filename == training.__file__:
-                of_loop.append((self.lines + 1, frame.f_lineno))
+            if event == "line" and frame.f_code.co_filename in (training.__file__, loop.__file__):
+                of_loop.append((self.lines + 1, (frame.f_code.co_filename, frame.f_lineno)))
             return super().__call__(frame, event, argument)
 
     Listing(0).train()
