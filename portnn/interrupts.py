@@ -19,6 +19,7 @@ def uninterrupted() -> Iterator[None]:
     Examples
     --------
     >>> import signal
+    >>> before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore Ctrl-C
     >>> done = []
     >>> try:
     ...     with uninterrupted():
@@ -26,8 +27,8 @@ def uninterrupted() -> Iterator[None]:
     ...         done.append("all of it")
     ... except KeyboardInterrupt:
     ...     done.append("then Ctrl-C")
-    >>> done
-    ['all of it', 'then Ctrl-C']
+    >>> done, signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    (['all of it', 'then Ctrl-C'], True)
 
     """
     if threading.current_thread() is not threading.main_thread():

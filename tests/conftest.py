@@ -3,13 +3,15 @@
 A library that is not there takes no part: it is named in the header of the report, and one test of
 ``test_libraries.py`` is skipped with the reason. ``--backend NAME`` restricts a run and then insists on NAME.
 
-No test reaches the network: see ``offline/sitecustomize.py``.
+No test reaches the network: see ``offline/sitecustomize.py``. Ctrl-C is Python's own, also where the runner is a job in
+the background, which ignores it, as processes do that it starts.
 """
 
 from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 from libraries import LIBRARIES, Library
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 OFFLINE = str(Path(__file__).parent / "offline")
 if not hasattr(sys.modules.get("sitecustomize"), "NetworkUsedError"):  # workers have it from the start
     runpy.run_path(str(Path(OFFLINE, "sitecustomize.py")), run_name="offline")
