@@ -57,7 +57,7 @@ def full(library: Any, after: int = 0) -> Callable[..., Any]:
          r"^evaluate: out of memory: 60 of 60 samples at once want about \d+ bytes; try a batch size of 30, such as "
          r"evaluate\(model, x\[:30\], t\[:30\]\)$"),
         (lambda model, x: fit(model, x, T, **TRAIN, validation_data=(x, T)),
-         r"^fit: validation: out of memory: .* want about \d+ bytes; try a batch size of 30, such as "
+         r"^fit: epoch 1, validation data: out of memory: .* want about \d+ bytes; try a batch size of 30, such as "
          r"validation_data=\(x\[:30\], t\[:30\]\)$"),
     ],
     ids=["predict", "evaluate", "validation"],

@@ -183,7 +183,7 @@ def test_a_file_without_scalings_is_of_the_old_format(tmp_path):
 )
 def test_files_with_other_scalings_are_refused(tmp_path, description, monkeypatch):
     model = MLP([3, 1], inputs=Rescale(2.0))
-    monkeypatch.setattr(portnn.model_file, "described", lambda scaling: scaling and description)
+    monkeypatch.setattr(portnn.scaling, "described", lambda scaling: scaling and description)
     model.save(tmp_path / "model.safetensors")
     with pytest.raises(FormatError, match=r"the configuration (is not one of a portnn model|has Infinity at byte)"):
         MLP.load(tmp_path / "model.safetensors")
