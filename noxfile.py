@@ -68,8 +68,10 @@ def tests(session: nox.Session) -> None:
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
     pytest += ["-p", "no:cacheprovider"]
-    if session.posargs:
-        session.run(*pytest, str(HERE / "tests"), *session.posargs, env=threads)
+    if session.posargs:  # paths are those of the checkout: the session runs elsewhere
+        words = [str(HERE / word) if word.startswith("tests/") else word for word in session.posargs]
+        everything = [] if words != session.posargs else [str(HERE / "tests")]
+        session.run(*pytest, *everything, *words, env=threads)
         return
     session.run(*pytest, "--doctest-modules", "--pyargs", "portnn", env=threads)
     session.run(*pytest, "-n", "auto", str(HERE / "tests"), env=threads)
