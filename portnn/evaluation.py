@@ -18,7 +18,7 @@ from portnn.diagnosis import read_back, unsound
 from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
-from portnn.memory import enough, outputs_want
+from portnn.memory import check_finite, enough, outputs_want, samples_want
 from portnn.mlp import MLP
 from portnn.network import forward, zero_of
 from portnn.objective import check_losses
@@ -55,10 +55,10 @@ def evaluate(
     """
     who = "evaluate"
     entry = get_loss(loss)
-    model.check_finite(who)
+    check_finite(model, who)
     with model.scope():
         data = checked(model, entry, x, t, sample_weight, class_weight, who)
-        judge, feed = make_judge(model, entry, data.share), data.feed(model, one_pass=True)
+        judge, feed = make_judge(model, entry, data.share), data.feed(model, who, one_pass=True)
         return judged(model, judge, feed, who, "evaluate(model, x[:{0}], t[:{0}])")
 
 
@@ -83,7 +83,7 @@ def predict(model: MLP, x: Array) -> Array:
 
     """
     if wants_chunks(model.params, x):
-        model.check_finite("predict")
+        check_finite(model, "predict")
         return by_chunks(model, model.params, x, "predict", finite=True)
     (y,) = _in_blocks(model, x, lambda y: (y,), CHUNK_ROWS, "predict")
     return y
@@ -176,13 +176,14 @@ def _mean_and_spread(p: Array) -> tuple[Array, Array]:
 
 def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], rows: int, who: str) -> tuple[Array, ...]:
     """Return what ``f`` makes of the outputs, so many samples at a time, in the library of ``x``."""
-    model.check_finite(who)
+    check_finite(model, who)
     backend = model.backend
     with model.scope():
-        x, leave = _taken_in(model, x, who)
-        on_host = not backend.owns(x)
-        checks.check_samples(who, x=x)
-        checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
+        with enough(backend, lambda: samples_want(model, x, who)):
+            x, leave = _taken_in(model, x, who)
+            on_host = not backend.owns(x)
+            checks.check_samples(who, x=x)
+            checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
         feed, layers = Feed(backend, x, {}, model.params.dtype, one_pass=True), model.layers
         known = network_key(model)
 
@@ -228,11 +229,12 @@ class Data(NamedTuple):
     unit: float = 1.0
     numbers: numpy.ndarray | None = None
 
-    def feed(self, model: MLP, *, one_pass: bool = False) -> Feed:
+    def feed(self, model: MLP, who: str, *, one_pass: bool = False) -> Feed:
         """Return the batches of these samples."""
-        weight = None if self.weight is None else self.weight.astype(model.dtype)
-        others = {"t": self.t, "weight": weight}
-        return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass, numbers=self.numbers)
+        with enough(model.backend, lambda: samples_want(model, self.x, who)):
+            weight = None if self.weight is None else self.weight.astype(model.dtype)
+            others = {"t": self.t, "weight": weight}
+            return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass, numbers=self.numbers)
 
     def rows(self, index: numpy.ndarray, model: MLP, who: str) -> Data:
         """Return some of the samples."""
@@ -240,23 +242,25 @@ class Data(NamedTuple):
         weight = None if self.weight is None else self.weight[index]
         if weight is not None and not weight.any():
             raise ValueError(f"{who}: the weights of one side of the split are all zero")
-        x = home.take(self.x, as_index(home, index, self.x.shape[0]))
+        with enough(home, lambda: samples_want(model, self.x, f"{who}: validation_split")):
+            x = home.take(self.x, as_index(home, index, self.x.shape[0]))
         return self._replace(x=x, t=self.t[index], weight=weight, numbers=index)
 
 
 def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str) -> Data:
     """Look at everything that was handed in, before any kernel."""
-    x, _ = _taken_in(model, x, who)
-    n = checks.check_samples(who, x=x)
-    n_outputs = model.sizes[-1]
-    host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
-    weight = checks.check_sample_weight(sample_weight, n, who)
-    classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
-    given = weight
-    weight, share = checks.fold_class_weights(classes, host, loss, given, who)
-    unit = 1.0 if weight is None else checks.unit_of(weight, given, None if share is not None else classes, host)
-    checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
-    return Data(x, host, weight, share, classes, unit)
+    with enough(model.backend, functools.partial(samples_want, model, x, who)):
+        x, _ = _taken_in(model, x, who)
+        n = checks.check_samples(who, x=x)
+        n_outputs = model.sizes[-1]
+        host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
+        weight = checks.check_sample_weight(sample_weight, n, who)
+        classes = checks.class_weights(class_weight, host, loss, n_outputs, who)
+        given = weight
+        weight, share = checks.fold_class_weights(classes, host, loss, given, who)
+        unit = 1.0 if weight is None else checks.unit_of(weight, given, None if share is not None else classes, host)
+        checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
+        return Data(x, host, weight, share, classes, unit)
 
 
 def _taken_in(model: MLP, x: Array, who: str) -> tuple[Array, Callable[[Array], Array]]:

@@ -81,7 +81,7 @@ def scipy_objective(
     backend, dtype, n_params, scope = model.backend, model.params.dtype, model.n_params, model.scope
     with scope():
         data = checked(model, entry, x, t, sample_weight, class_weight, who)
-        feed = data.feed(model)
+        feed = data.feed(model, who)
         share = None if data.share is None else backend.asarray(data.share, dtype)
         objective = model.objective(entry, output_share=share, who=who)
         decayed = backend.to_numpy(model.decayed()).astype("float64")

@@ -19,7 +19,7 @@ from portnn.evaluation import Judge, judged, means
 from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk
 from portnn.history import History, Reached
 from portnn.interrupts import uninterrupted
-from portnn.memory import enough, training_wants
+from portnn.memory import checkpoint_wants, enough, state_wants, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
 from portnn.progress import Bar
@@ -75,12 +75,10 @@ class Loop:
             self._save()
         finally:
             with uninterrupted():
-                state = self.position.state
-                _hand_over(self.model, state)
+                state = self.position.state  # nothing here allocates: memory may be what has run out
+                self.model._adopt(state["params"], state.get("running"))
                 kept = {name: a for name, a in state.items() if name not in ("params", "running", "units")}
-                # memory that no later fit writes to
-                arrays = copied(self.model.backend, kept)
-                self.history.reached = Reached(self.written, self.position.updates, arrays)
+                self.history.reached = Reached(self.written, self.position.updates, kept)
                 bar.close()
         return self.history
 
@@ -94,10 +92,10 @@ class Loop:
             here = slice(start, start + steps * size)
             state, count = self.position.state, self.position.updates
             rows = _rows(self.optimizer, count, steps)
-            # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
-            before = copied(backend, state)
-            self.position = self.position._replace(state=before)
             with enough(backend, functools.partial(training_wants, model, steps, size)):
+                # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
+                before = copied(backend, state)
+                self.position = self.position._replace(state=before)
                 chunk = feed.chunk(here if order is None else order[here])
                 if words is not None:
                     chunk["samples"] = Rows(backend, backend.asarray(words[here]))
@@ -128,7 +126,8 @@ class Loop:
     def _finish(self, bar: Bar) -> None:
         """Validate, write down, and call the callbacks."""
         model, position = self.model, self.position
-        _hand_over(model, position.state)
+        with enough(model.backend, functools.partial(state_wants, model, "fit")):
+            model.params, model.running = position.state["params"], position.state.get("running")
         entry = means(position.sums or {}, self.feed.n)
         if self.held_out is not None:
             where, fewer = f"fit: epoch {position.epoch + 1}, validation data", "validation_data=(x[:{0}], t[:{0}])"
@@ -146,7 +145,8 @@ class Loop:
         try:
             for callback in self.callbacks:
                 ended = bool(called(callback, model, self.history)) or ended
-                state = {**state, **copied(model.backend, _held(model))}  # it may have set them
+                with enough(model.backend, functools.partial(state_wants, model, "fit")):
+                    state = {**state, **copied(model.backend, _held(model))}  # it may have set them
         except Exception:
             self.position = position._replace(state=state)
             raise
@@ -174,7 +174,8 @@ class Loop:
 
     def _save(self) -> None:
         if self.saver is not None:
-            self.saver.save(self.position, self.history)
+            with enough(self.model.backend, functools.partial(checkpoint_wants, self.model)):
+                self.saver.save(self.position, self.history)
 
 
 def _write_down(history: History, entry: dict[str, Any], gone: Collection[str]) -> None:
@@ -190,10 +191,6 @@ def _write_down(history: History, entry: dict[str, Any], gone: Collection[str]) 
 
 def _held(model: MLP) -> State:
     return {"params": model.params} if model.running is None else {"params": model.params, "running": model.running}
-
-
-def _hand_over(model: MLP, state: State) -> None:
-    model.params, model.running = state["params"], state.get("running")
 
 
 def _rows(optimizer: Any, start: int, steps: int) -> list[Any]:

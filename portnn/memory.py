@@ -35,6 +35,43 @@ def enough(backend: Backend, said: Callable[[], str]) -> Iterator[None]:
         raise MemoryError(said()) from error
 
 
+def check_finite(model: MLP, who: str) -> None:
+    """As :meth:`portnn.MLP.check_finite`, where memory may run out."""
+    wanted = model.n_params * _members(model)
+    text = f"{who}: out of memory: looking at the parameters wants about {wanted} bytes; free what else is there"
+    with enough(model.backend, lambda: text):
+        model.check_finite(who)
+
+
+def samples_want(model: MLP, x: object, who: str) -> str:
+    """Say what looking at the samples, and bringing them to the device, wanted: they and their finiteness."""
+    shape = tuple(map(int, getattr(x, "shape", ())))
+    n = shape[0] if shape else 0
+    wanted = n * model.sizes[0] * (_width(model) + 1)
+    return (
+        f"{who}: out of memory: {n} samples of {model.sizes[0]} numbers want about {wanted} bytes beside what they "
+        f"take; {_cure('', n, ' samples at a time')}"
+    )
+
+
+def state_wants(model: MLP, who: str) -> str:
+    """Say what a training wanted before its first step: the parameters, and what Adam, which keeps most, keeps."""
+    wanted = 3 * model.n_params * _members(model) * _width(model)
+    return (
+        f"{who}: out of memory: the parameters and what the optimizer keeps want about {wanted} bytes; take a smaller "
+        "network, fewer members, dtype='float32' or optimizer='sgd'"
+    )
+
+
+def checkpoint_wants(model: MLP) -> str:
+    """Say what a checkpoint wanted in the memory of the host: a copy of what :func:`state_wants` counts."""
+    wanted = 3 * model.n_params * _members(model) * _width(model)
+    return (
+        f"fit: out of memory: a checkpoint wants about {wanted} bytes of the host's memory; those before are as they "
+        "were, and the model is that of the last finished steps"
+    )
+
+
 def training_wants(model: MLP, steps: int, batch_size: int) -> str:
     """Say what a chunk of steps that did not fit wanted: its rows, each layer's values there and back, parameters."""
     wanted = steps * batch_size * model.sizes[0] + 3 * batch_size * sum(model.sizes) * _members(model)
@@ -68,7 +105,7 @@ def _width(model: MLP) -> int:
     return 4 if model.dtype == "float32" else 8
 
 
-def _cure(name: str, size: int) -> str:
-    return (
-        f"try {name}{size // 2}" if size > 1 else "one sample is the least, so take a smaller network or fewer members"
-    )
+def _cure(name: str, size: int, what: str = "") -> str:
+    if size > 1:
+        return f"try {name}{size // 2}{what}"
+    return "one sample is the least, so take a smaller network or fewer members"

@@ -179,6 +179,10 @@ class MLP(Derivatives):
             checks.check_running(self.backend.to_numpy(new), self.layers, "MLP.running")
             self._running = new
 
+    def _adopt(self, params: Array, running: Array | None) -> None:
+        """Take arrays over without a copy, for which there may be no room: those of a training that has ended."""
+        self._params, self._running = params, running
+
     def _copied(self, value: Any, like: Array, who: str) -> Array:
         theirs, shape = checks.check_array(value, who, "value"), tuple(like.shape)
         if tuple(value.shape) != shape:

@@ -21,6 +21,7 @@ from portnn.evaluation import counter
 from portnn.layout import check_seeds
 from portnn.losses import Loss
 from portnn.members import check_members
+from portnn.memory import enough, state_wants
 from portnn.mlp import MLP
 from portnn.network import Seen, Training, limits_of
 from portnn.objective import losses_of, shares
@@ -92,18 +93,19 @@ def beginning(model: MLP, optimizer: Any, who: str = "fit") -> State:
 
     Those are the ``running`` statistics of batch norm and the words of the ``units`` with dropout, which never change.
     """
-    state = {"params": model.params, **optimizer.init(model.params)}
-    more = {} if model.running is None else {"running": model.running}
-    if drops(model):
-        widths = [0 if a.dropout is None else a.fan_out for a in model.layers]
-        words = numpy.stack([unit_words(seed, widths) for seed in check_seeds(model.seed, model.members)[1]])
-        more["units"] = model.backend.asarray(words if model.members is not None else words[0])
-    for name in more:
-        if name in state:
-            raise ValueError(
-                f"{who}: the optimizer keeps an array named {name!r}, which the model has; name it otherwise"
-            )
-    return copied(model.backend, {**state, **more})
+    with enough(model.backend, functools.partial(state_wants, model, who)):
+        state = {"params": model.params, **optimizer.init(model.params)}
+        more = {} if model.running is None else {"running": model.running}
+        if drops(model):
+            widths = [0 if a.dropout is None else a.fan_out for a in model.layers]
+            words = numpy.stack([unit_words(seed, widths) for seed in check_seeds(model.seed, model.members)[1]])
+            more["units"] = model.backend.asarray(words if model.members is not None else words[0])
+        for name in more:
+            if name in state:
+                raise ValueError(
+                    f"{who}: the optimizer keeps an array named {name!r}, which the model has; name it otherwise"
+                )
+        return copied(model.backend, {**state, **more})
 
 
 def drops(model: MLP) -> bool:
@@ -134,7 +136,8 @@ def make_step(
     for name in getattr(optimizer, "per_member", ()):
         check_members(f"{who}: {type(optimizer).__name__}", name, getattr(optimizer, name), model.members)
     l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
-    decayed, count = model.decayed(), counter(loss)
+    with enough(backend, functools.partial(state_wants, model, who)):
+        decayed, count = model.decayed(), counter(loss)
     share = None if output_share is None else backend.asarray(output_share, like.dtype)
     losses, share_of = losses_of(model, loss, share, l1, l2, who, per_batch), shares(like)
     pair = loss.pair if share is None else functools.partial(loss.pair, output_share=share)

@@ -22,6 +22,7 @@ from portnn.history import History, Reached
 from portnn.loop import Loop, Order
 from portnn.losses import get_loss
 from portnn.members import entries
+from portnn.memory import check_finite
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, get_optimizer
 from portnn.step import Chunks, beginning, make_step
@@ -157,7 +158,7 @@ def fit(
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         callbacks = listed(callbacks, who)
         where, earlier = _resumed(checkpoint, resume, who)
-        model.check_finite(who)
+        check_finite(model, who)
         data, held = checked(model, entry, x, t, sample_weight, class_weight, who), None
         if validation_split is not None:
             if validation_data is not None:
@@ -222,8 +223,8 @@ def fit(
                 compiled=Chunks(model.backend, step, compile),
                 judge=make_judge(model, entry, data.share),
                 optimizer=optimizer,
-                feed=data.feed(model),
-                held_out=None if held is None else held.feed(model),
+                feed=data.feed(model, who),
+                held_out=None if held is None else held.feed(model, who),
                 batch_size=batch_size,
                 order_of=order_of,
                 ahead=not callable(shuffle),

@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from tolerances import assert_same
 
 import portnn
+import portnn.loop
+import portnn.step
 from portnn import MLP, SGD, fit
 from portnn.backends import HOST
 from portnn.feed import Feed
@@ -111,6 +114,45 @@ def test_samples_that_do_not_fit_on_the_device_are_moved_chunk_by_chunk(monkeypa
     assert_same(model.backend.to_numpy(model.params), twin.backend.to_numpy(twin.params))
 
 
+@pytest.mark.parametrize("name", ["asarray", "copied"])
+def test_wherever_it_runs_out(library: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    """The first, the second, ... array that is made does not fit: said alike each time, and nothing is the worse."""
+    x, t = library.make(X), T
+    where = {"asarray": (type(MLP([4, 5, 3], **library.where).backend),), "copied": (portnn.step, portnn.loop)}[name]
+    options = {**TRAIN, "compile": False, "optimizer": "adam", "validation_data": (X, T), "sample_weight": np.ones(N)}
+    options |= {"callbacks": lambda model, history: False}
+    network = {**library.where, "seed": 1, "dropout": 0.1, "normalization": "batch"}
+    twin = MLP([4, 5, 3], **network)
+    fit(twin, x, t, **options)
+    k, said = 0, set()
+    while "done" not in said:
+        model, calls = MLP([4, 5, 3], **network), 0
+        k += 1
+        whole = getattr(where[0], name)
+
+        def crowded(*arguments: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == k:  # noqa: B023
+                raise SAYS.get(library.backend_name, MemoryError)()
+            return whole(*arguments, **more)  # noqa: B023
+
+        folder = str(tmp_path / f"{name}{k}")
+        with monkeypatch.context() as patch:
+            for place in where:
+                patch.setattr(place, name, crowded)
+            try:
+                fit(model, x, t, **options, checkpoint=folder)
+                said.add("done")
+            except MemoryError as error:
+                said.add(str(error).partition(" want")[0])
+        assert np.isfinite(library.to_numpy(model.params)).all()
+        fit(model := MLP([4, 5, 3], **network), x, t, **options, checkpoint=folder, resume=True)
+        assert_same(library.to_numpy(model.params), library.to_numpy(twin.params))
+    assert len(said) > 2
+    assert all(text == "done" or (text.startswith("fit: ") and ": out of memory: " in text) for text in said), said
+
+
 class Large(np.ndarray):
     """An array that can be referred to weakly."""
 
@@ -190,6 +232,61 @@ for name, call in {
 history = portnn.fit(model, x[:16], t[:16], **few)
 assert np.isfinite(history["loss"][0]) and np.isfinite(model.backend.to_numpy(model.params)).all()
 """
+
+# The same with less and less room, so that each array of any size is once the one that does not fit.
+LITTLE_BY_LITTLE = """
+import resource, sys, tempfile
+import numpy as np
+import portnn
+from pathlib import Path
+backend = sys.argv[1]
+rng = np.random.default_rng(0)
+x, t = rng.normal(size=(3000, 300)), np.arange(3000) % 10
+few = dict(epochs=2, batch_size=100, progress=False, seed=3)
+
+def run(checkpoint, room=None, **more):
+    model = portnn.MLP([300, 2000, 10], backend=backend, seed=1)
+    said = "done"
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (taken + (room << 20), resource.RLIM_INFINITY))
+    try:
+        portnn.fit(model, x, t, validation_split=0.5, checkpoint=checkpoint, **few, **more)
+    except MemoryError as error:
+        said = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return model, np.array(model.backend.to_numpy(model.params)), said
+
+with tempfile.TemporaryDirectory() as folder:
+    whole = run(f"{folder}/whole")[1]
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for room in (0, 4, 8, 16, 24, 32, 48, 64, 96, 400):
+        model, params, said = run(f"{folder}/{room}", room)
+        print(said.partition(" want")[0])
+        if said == "done":
+            assert np.array_equal(params, whole)
+            continue
+        assert np.isfinite(params).all()
+        assert np.isfinite(portnn.fit(model, x[:100], t[:100], **{**few, "epochs": 1})["loss"][0])
+        assert np.array_equal(run(f"{folder}/{room}", resume=True)[1], whole)
+"""
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_little_by_little(backend: str) -> None:
+    """Whatever does not fit is said in the same way, the model goes on, and so does the training from its files."""
+    if backend == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc and RLIMIT_AS")
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", LITTLE_BY_LITTLE, backend]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = set(done.stdout.splitlines())
+    assert "done" in said
+    assert all(text == "done" or (text.startswith("fit: ") and ": out of memory: " in text) for text in said), said
+    assert len(said) > 1
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])  # XLA ends the process where the system gives it nothing
