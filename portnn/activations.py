@@ -217,7 +217,8 @@ def gelu(z: Array) -> Pair:
 def gelu_tanh(z: Array) -> Pair:
     """Return y = z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))), the approximation of gelu that GPT-2 made common.
 
-    Numerical stability: with a = sqrt(2/pi)(z + 0.044715 z^3), (1 + tanh a)/2 = sigmoid(2a), which does not cancel.
+    Numerical stability: with a = sqrt(2/pi)(z + 0.044715 z^3), (1 + tanh a)/2 = sigmoid(2a), which does not cancel. In
+    the derivative z^2 is held where the sigmoid has ended: 0 times an infinite slope would be NaN.
 
     Examples
     --------
@@ -232,8 +233,8 @@ def gelu_tanh(z: Array) -> Pair:
     s, rest = _sigmoid(xp, z * (c + (c * 0.044715) * square))
 
     def vjp(dy: Array) -> tuple[Array, ...]:
-        slope = z * (c + (3.0 * c * 0.044715) * square)  # z times the derivative of 2a
-        return (dy * (s + s * rest * slope),)
+        held = xp.minimum(square, xp.full_like(square, 1e30))
+        return (dy * (s + s * rest * z * (c + (3.0 * c * 0.044715) * held)),)
 
     return z * s, vjp
 

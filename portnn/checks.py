@@ -27,12 +27,16 @@ def check_array(x: Any, who: str, argument: str) -> Backend:
     """Return the backend that ``x`` belongs to; TypeError or ValueError where it cannot be computed with."""
     if hasattr(x, "tocsr"):
         raise TypeError(f"{who}: Sparse data was passed for {argument}, dense data is required: {argument}.toarray()")
+    refusal = (
+        f"{who}: {argument} is a {type(x).__name__}, which is not a supported array type; "
+        f"convert it first, for example numpy.asarray({argument})"
+    )
     if not hasattr(x, "dtype") or not hasattr(x, "shape") or hasattr(x, "columns"):
-        raise TypeError(
-            f"{who}: {argument} is a {type(x).__name__}, which is not a supported array type; "
-            f"convert it first, for example numpy.asarray({argument})"
-        )
-    backend = get_backend(numpy.asarray(x) if isinstance(x, numpy.generic) else x)
+        raise TypeError(refusal)
+    try:
+        backend = get_backend(numpy.asarray(x) if isinstance(x, numpy.generic) else x)
+    except TypeError:  # a Series has a dtype and a shape, too
+        raise TypeError(refusal) from None
     backend.refuse(x, who, argument)
     if "complex" in str(x.dtype):
         raise ValueError(f"{who}: Complex data not supported: {argument} has dtype {x.dtype}")

@@ -319,7 +319,7 @@ class Derivatives:
             options = {} if share is None else {"output_share": share}
             values, loss_pullback = pair_of(functools.partial(entry.pair, **options), "loss", y, t)
             bent = loss_curvature(entry, y, t, dy, share)
-            of_sample = share_of_losses(values, y, weight, shares(y))
+            of_sample = share_of_losses(values, y, weight, shares(y), whole=True)
             bent = bent * of_sample[..., None] if values.ndim == y.ndim - 1 else bent
             product, _ = pullback(bent, only(loss_pullback(of_sample)))
             l2 = checks.check_penalty(who, "l2", l2, self.members)

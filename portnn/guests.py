@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy
+
 from portnn.backends import HOST, Array, Backend, get_backend, namespace
 from portnn.checks import check_array, check_place
 
@@ -82,7 +84,7 @@ def taken_in(ours: Backend, x: Array, who: str) -> tuple[Array, Callable[[Array]
     """
     theirs = check_array(x, who, "x")
     if theirs.name == "numpy":
-        return x, _as_it_is
+        return numpy.asarray(x), _as_it_is  # without the rules of a class that is made of NumPy's
     if ours.owns(x):
         check_place(x, theirs, ours, who)
         return x, _as_it_is

@@ -223,6 +223,12 @@ LOSSES = {
 }
 
 
+def is_ours(pair: Any) -> bool:
+    """Whether a pair is one of the losses above, arguments bound to it or not."""
+    plain = pair.func if isinstance(pair, functools.partial) else pair
+    return is_ours(plain) if plain is not pair else any(loss.pair is plain for loss in LOSSES.values())
+
+
 def get_loss(spec: Any) -> Loss:
     """Return the loss for a name, for one of the functions above, for a partial of one, or for a user's own pair.
 

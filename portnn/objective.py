@@ -10,7 +10,7 @@ from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.checks import check_penalty
 from portnn.layout import Layer, placed
-from portnn.losses import get_loss, penalty, weighted_mean
+from portnn.losses import get_loss, is_ours, penalty, weighted_mean
 from portnn.members import column
 from portnn.network import Seen, Training, passes
 from portnn.primitives import only
@@ -42,7 +42,7 @@ def make_losses(
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))
     share_of, tiny = shares(like), float(xp.finfo(like.dtype).smallest_normal)
-    scalings = placed(layers, like)
+    scalings, whole = placed(layers, like), not is_ours(pair)
 
     def losses(
         params: Array,
@@ -59,7 +59,7 @@ def make_losses(
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
         if seen:
             seen("loss", None, values)
-        dy = only(loss_pullback(share_of_losses(values, y, weight, share_of)))
+        dy = only(loss_pullback(share_of_losses(values, y, weight, share_of, whole)))
         if seen:
             seen("gradient of the loss", None, dy)
         grad, _ = pullback(dy)
@@ -83,12 +83,16 @@ def make_losses(
 
 
 def share_of_losses(
-    values: Array, y: Array, weight: Array | None, share_of: Callable[[Array | None, int], Array]
+    values: Array, y: Array, weight: Array | None, share_of: Callable[[Array | None, int], Array], whole: bool
 ) -> Array:
-    """Return what each number that a loss gave counts in the mean of the batch; see :func:`shares`."""
+    """Return what each number that a loss gave counts in the mean of the batch; see :func:`shares`.
+
+    ``whole``: in the shape of the numbers, as a pullback may rely on; to those of ours one number for all is enough.
+    """
     check_losses(values, y)
     if values.ndim == y.ndim - 1:
-        return share_of(weight, y.shape[-2])
+        share = share_of(weight, y.shape[-2])
+        return namespace(values).broadcast_to(share, values.shape) if whole else share
     if weight is not None:
         message = "the loss returns one number per batch: sample weights need one per sample"
         raise ValueError(message)

@@ -69,6 +69,6 @@ def name_of(function: Any) -> Hashable | None:
         return (plain, function.args, tuple(sorted(function.keywords.items()))) if plain and simple else None
     if any(function is own for own in _OWN):
         return function
-    module, name = (getattr(function, of, "") for of in ("__module__", "__qualname__"))
+    module, name = (getattr(function, of, None) or "" for of in ("__module__", "__qualname__"))
     at_the_top = module.partition(".")[0] == "portnn" and getattr(sys.modules.get(module), name, None) is function
     return function if at_the_top else None

@@ -181,6 +181,12 @@ class DataFrame:
     shape, columns, dtype = (N, FEATURES), list("abcd"), np.dtype("float32")
 
 
+class Series:
+    """A column of such a table: what an array has, and no columns."""
+
+    shape, dtype, ndim = (N,), np.dtype("int64"), 1
+
+
 def foreign(case: Case) -> Any:
     """An array of a library that is not the model's."""
     return X.copy() if case.library.backend_name == "array_api_strict" else array_api_strict.asarray(X)
@@ -400,6 +406,9 @@ KINDS = [
     *(bad(f"53 {name}", ALL, lambda c, a=a: {"x": a}, TypeError, f"x is a {name}, which is not a supported array type")
       for name, a in (("list", X.tolist()), ("DataFrame", DataFrame()), ("NoneType", None), ("str", "x"), ("int", 3))),
     bad("53 list of labels", TARGETED, lambda c: {"t": LABELS.tolist()}, TypeError, "t is a list, which is not a supp"),
+    bad("53 Series of labels", TARGETED, lambda c: {"t": Series()}, TypeError,
+        r"t is a Series, which is not a supported array type; convert it first, for example numpy\.asarray\(t\)"),
+    bad("53 Series of weights", TARGETED, lambda c: {"sample_weight": Series()}, TypeError, "weight is a Series"),
     bad("53 list of weights", TARGETED, lambda c: {"sample_weight": [1.0] * N}, TypeError, "sample_weight is a list"),
 ]  # fmt: skip
 

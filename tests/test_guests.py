@@ -32,6 +32,34 @@ def fitted(model: MLP, x: Any) -> Any:
     return model.backend.to_numpy(model.params)
 
 
+# -- classes made of theirs -------------------------------------------------------------------------------------------
+
+
+class Quantity(np.ndarray):
+    """As astropy's: products of it are of its class."""
+
+
+def test_an_array_of_a_class_made_of_numpys_is_one_of_numpy(library):
+    model, twin = (MLP([4, 3], **library.where) for _ in range(2))
+    predicted = portnn.predict(model, X.view(Quantity))
+    assert type(predicted) is np.ndarray
+    assert_same(predicted, portnn.predict(model, X))
+    assert_same(fitted(model, X.view(Quantity)), fitted(twin, X))
+
+
+def test_a_tensor_of_a_class_made_of_torchs_is_a_tensor():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+
+    class Image(torch.Tensor):
+        pass
+
+    image = torch.asarray(X).as_subclass(Image)
+    for where in ({"backend": "torch"}, {"backend": "numpy"}):
+        model = MLP([4, 3], **where)
+        assert_same(np.asarray(portnn.predict(model, image)), np.asarray(portnn.predict(model, torch.asarray(X))))
+    assert MLP([4, 3], backend=image).backend.name == "torch"
+
+
 # -- follow the input -------------------------------------------------------------------------------------------------
 
 

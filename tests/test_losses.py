@@ -431,3 +431,55 @@ def test_a_loss_is_found_by_name_by_function_by_partial_and_by_itself():
     assert get_loss(Nameless()).name == "custom"
     with pytest.raises(ValueError, match=r"unknown loss 'hubert'.* did you mean 'huber'"):
         get_loss("hubert")
+
+
+def coupled(y, t):
+    """Losses that depend on the whole batch: minus the log of what a softmax over the samples gives each of them."""
+    xp = portnn.backends.namespace(y)
+    z = y[..., 0]
+    e = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
+    p = e / xp.sum(e, axis=-1, keepdims=True)
+
+    def vjp(dvalues):
+        assert dvalues.shape == z.shape
+        dz = p * xp.sum(dvalues, axis=-1, keepdims=True) - dvalues
+        return (xp.stack([dz, xp.zeros_like(dz)], axis=-1),)
+
+    return -xp.log(p), vjp
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["", "weights"])
+def test_a_pullback_of_ones_own_is_handed_one_number_per_sample(library, members, weight):
+    """Against central differences of the weighted mean that is minimized."""
+    model = portnn.MLP([3, 2], dtype="float64", members=members, seed=4, **library.where)
+    x, t = np.random.default_rng(0).normal(size=(N, 3)), np.zeros((N, 2))
+    w = np.full(N, 1.0 / N) if weight is None else weight / weight.sum()
+    start = np.array(library.to_numpy(model.params))
+
+    def value(params):
+        copy = portnn.MLP([3, 2], dtype="float64", members=members)
+        copy.params = params
+        z = np.asarray(copy(x))[..., 0]
+        p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+        return np.sum(-np.log(p) @ w)
+
+    expected = np.zeros_like(start)
+    for i in np.ndindex(start.shape):
+        step = np.zeros_like(start)
+        step[i] = 1e-5
+        expected[i] = (value(start + step) - value(start - step)) / 2e-5
+    grad = model.loss_and_grad(library.make(x), library.make(t), loss=coupled, sample_weight=weight)[1]
+    np.testing.assert_allclose(library.to_numpy(grad), expected, rtol=0.0, atol=1e-9)
+
+
+def test_functions_without_a_module_are_a_users():
+    """As ``exec`` and sympy.lambdify make them."""
+    names = {"np": np, "__name__": None}
+    exec("def bent(z):\n    y = np.tanh(z)\n    return y, lambda dy: (dy * (1.0 - y * y),)", names)
+    model = portnn.MLP([3, 4, 2], activation=names["bent"], dtype="float64")
+    twin = portnn.MLP([3, 4, 2], activation="tanh", dtype="float64")
+    x = np.random.default_rng(0).normal(size=(N, 3))
+    assert names["bent"].__module__ is None
+    histories = [portnn.fit(each, x, TARGETS[:, :2], loss="mse", epochs=2, progress=False) for each in (model, twin)]
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-12)

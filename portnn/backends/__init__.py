@@ -64,11 +64,15 @@ def reopen(name: str, device: str) -> Backend:
 
 def _known(thing: object) -> str | None:
     """Return the name of the library that an array or a namespace module belongs to, if it is one of ours."""
-    path = thing.__name__ if isinstance(thing, ModuleType) else type(thing).__module__
-    parts = path.split(".")
-    if parts[0] == "array_api_compat" and len(parts) > 1:
-        parts = parts[1:]
-    return _ROOTS.get(parts[0])
+    kinds = (thing,) if isinstance(thing, ModuleType) else type(thing).__mro__  # a user's class may be made of theirs
+    for kind in kinds:
+        path = kind.__name__ if isinstance(kind, ModuleType) else kind.__module__
+        parts = (path or "").split(".")
+        if parts[0] == "array_api_compat" and len(parts) > 1:
+            parts = parts[1:]
+        if parts[0] in _ROOTS:
+            return _ROOTS[parts[0]]
+    return None
 
 
 def get_backend(spec: Any = "numpy", device: Any = None) -> Backend:
