@@ -85,7 +85,7 @@ class Chunks:
 
 def copied(backend: Backend, state: State) -> State:
     """Return the same arrays in memory of their own."""
-    return {name: backend.xp.asarray(a, copy=True) for name, a in state.items()}
+    return {name: backend.asarray(a, copy=True) for name, a in state.items()}
 
 
 def beginning(model: MLP, optimizer: Any, who: str = "fit") -> State:

@@ -525,10 +525,11 @@ def test_arrays_on_the_device_stay_there(library, monkeypatch):
     with uncompiled(library):
         fit(model, x, LABELS, epochs=3, batch_size=8, validation_split=0.2)
     per_epoch = 3  # two chunks of two steps of 8 samples, and the 8 samples held out
-    chunks = [size for size in read if size != N]
+    chunks = [size for size in read if size not in (N, model.n_params)]
     assert len(chunks) == 3 * per_epoch, f"reads of {read} numbers"
     assert max(chunks) <= 4
     assert read.count(N) <= 1, "only the targets are looked at as a whole"
+    assert read.count(model.n_params) <= 1, "and the parameters once, where they lie in host memory"
 
 
 def test_data_that_do_not_fit_are_streamed(library, monkeypatch):

@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step, table
+from portnn.backends.base import (
+    Array,
+    Backend,
+    Batch,
+    Chunk,
+    Metrics,
+    Rows,
+    State,
+    Step,
+    dtype_name,
+    table,
+    to_native,
+)
 from portnn.backends.parts import Parts, joined
 from portnn.errors import BackendError, reason
 
@@ -136,6 +148,23 @@ class JaxBackend(Backend):
     def ran_out_of_memory(self, error: BaseException) -> bool:
         """XLA puts it into the text."""
         return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+    def asarray(self, x: Any, dtype: Any = None, *, copy: bool | None = None) -> Array:
+        """As the base class; on the CPU NumPy casts and copies: JAX would compile each of both for every shape."""
+        import jax
+
+        on_host = self.device.platform == "cpu" and (not self.owns(x) or self.device_of(x) == self.device)
+        if not on_host or x is None:
+            return super().asarray(x, dtype, copy=copy)
+        if self.owns(x):
+            if not copy and dtype in (None, x.dtype):
+                return x
+            x = numpy.asarray(x)
+        else:
+            x = to_native(x)
+        x = x if dtype is None else x.astype(dtype_name(dtype), copy=False)
+        # memory that nobody else writes to, which JAX may take over
+        return jax.device_put(numpy.array(x, order="C"), self.device)
 
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy to the host."""
