@@ -7,11 +7,16 @@ whatever ended it: the epochs, a callback, Ctrl-C, or an error. Callbacks are ca
 
 ``history.names`` says what ``fit`` writes down after each epoch, ``history.epochs`` how many epochs it was asked for. A
 callback may set ``model.params``, to finite numbers, and append to a list of its own in the history,
-``history.setdefault("f1", [])``, which those behind it see.
+``history.setdefault("f1", [])``, which those behind it see. What ``on_begin`` sets is what training starts from; where
+it is resumed from a checkpoint, that is the checkpoint's. If one refuses in ``on_begin`` or ``restore``, the model is
+put back as it was.
 
 One that has ``state()`` and ``restore(state)`` is part of the checkpoints of :func:`portnn.fit`: ``state()`` returns a
-dict of arrays and JSON values after an epoch, and ``restore`` is given it, arrays as those of NumPy, after ``on_begin``
-of a training that is resumed. One that remembers nothing of earlier epochs needs neither.
+dict of arrays and JSON values after an epoch, and before the first, so that what no file can hold is refused at once.
+``restore`` is given it, arrays as those of NumPy, after ``on_begin`` of a training that is resumed, and raises an error
+for what it cannot go on from. One that remembers nothing of earlier epochs needs neither. Those that remember must be
+of the same types, in the same order, when a training is resumed, and ours must have the same arguments, but for paths
+and ``every``.
 
 A NaN needs no callback: ``fit`` raises :class:`portnn.NonFiniteError` by itself, the model keeps its last finite
 parameters, ``error.history`` is the history, and every ``on_end`` is called. Nor does a rate that falls on a plateau:
@@ -73,9 +78,15 @@ def called(callback: Callback, model: MLP, history: History) -> object:
     """
     before = model.params, model.running
     answer = callback(model, history)
+    _check_left(callback, model, before, len(history["loss"]))
+    return answer
+
+
+def _check_left(callback: Any, model: MLP, before: tuple[Any, Any], epoch: int | None) -> None:
+    """Raise NonFiniteError if a callback left NaN or infinity in the model; see :func:`called`."""
     untouched = model.params is before[0] and model.running is before[1]
     if untouched and model.backend.memory_of(model.params) != (1, 0):
-        return answer
+        return
     arrays = {"params": model.params} | ({} if model.running is None else {"running": model.running})
     place = stored(model.backend, model.layers, arrays)
     if place is not None:
@@ -83,19 +94,16 @@ def called(callback: Callback, model: MLP, history: History) -> object:
         if model.members is not None:
             values = [numpy.isfinite(model.backend.to_numpy(a)).all(axis=-1) for a in arrays.values()]
             off = tuple(numpy.flatnonzero(~numpy.all(values, axis=0)).tolist())
-        name, epoch = (
-            place.array if "[" in place.array else f"{place.array} of layer {place.layer}",
-            len(history["loss"]),
-        )
+        name = place.array if "[" in place.array else f"{place.array} of layer {place.layer}"
+        when = "before the first step" if epoch is None else f"epoch {epoch}"
         raise NonFiniteError(
-            f"fit: epoch {epoch}: the callback {who} left NaN or infinity in {name} of the model, which keeps its last "
-            "finite parameters; let it set finite numbers",
+            f"fit: {when}: the callback {who} left NaN or infinity in {name} of the model, which keeps its last finite "
+            "parameters; let it set finite numbers",
             epoch=epoch,
             array=place.array,
             layer=place.layer,
             members=off,
         )
-    return answer
 
 
 @contextlib.contextmanager
@@ -106,7 +114,9 @@ def during(callbacks: Sequence[Callback], model: MLP, history: History) -> Itera
         try:
             for callback in callbacks:
                 if hasattr(callback, "on_begin"):
+                    before = model.params, model.running
                     callback.on_begin(model, history)
+                    _check_left(callback, model, before, None)
                 begun.append(callback)
             yield
         except NonFiniteError as error:
@@ -170,6 +180,13 @@ class EarlyStopping:
         self.patience = check_count(who, "patience", patience)
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with, and a training that is resumed must have it made with again."""
+        best = self._best
+        told = {"monitor": best.monitor, "patience": self.patience, "min_delta": best.min_delta, "mode": best.mode}
+        return {**told, "restore_best": best.keep}
+
+    @property
     def best(self) -> Any:
         """The best value so far, or a list of them."""
         return self._best.values.tolist()
@@ -181,7 +198,7 @@ class EarlyStopping:
 
     def on_begin(self, model: MLP, history: History) -> None:
         """Forget an earlier training; ValueError for what this one will not write down."""
-        self._best.begin(history)
+        self._best.begin(history, model)
 
     def __call__(self, model: MLP, history: History) -> bool:
         """Return whether it is time to stop."""
@@ -242,6 +259,11 @@ class Checkpoint:
         self._best = None if monitor is None else _Best(who, monitor, mode, 0.0, True)
         self._before = 0
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What decides which epoch it keeps as the best."""
+        return {} if self._best is None else {"monitor": self._best.monitor, "mode": self._best.mode}
+
     def on_begin(self, model: MLP, history: History) -> None:
         """Refuse, before the first step, a folder that is not there and a model that no file can hold."""
         if not Path(self.path).resolve().parent.is_dir():
@@ -249,7 +271,7 @@ class Checkpoint:
         model_file.activation_names(model.layers, "Checkpoint")
         self._before = len(history.get("loss", ()))
         if self._best is not None:
-            self._best.begin(history)
+            self._best.begin(history, model)
 
     def __call__(self, model: MLP, history: History) -> None:
         """Write the file if this epoch is one of those and, with ``monitor``, better."""
@@ -291,11 +313,14 @@ class _Best:
                 "say mode='min' or 'max'"
             )
         self.who, self.monitor, self.min_delta, self.keep = who, monitor, min_delta, keep
-        self.sign = -1.0 if mode == "max" or (mode == "auto" and monitor.endswith("accuracy")) else 1.0
-        self.begin(None)
+        self.mode = mode if mode != "auto" else "max" if monitor.endswith("accuracy") else "min"
+        self.sign = -1.0 if self.mode == "max" else 1.0
+        self.begin(None, None)
 
-    def begin(self, history: History | None) -> None:
+    def begin(self, history: History | None, model: MLP | None) -> None:
         """Start anew; ValueError if ``fit`` would write this name down, but has not got what it takes."""
+        held = {} if model is None else {"params": model.params, "running": model.running}
+        self.shapes = {name: tuple(a.shape) for name, a in held.items() if a is not None}
         self.values = self.epochs = numpy.asarray(0)
         self.arrays: dict[str, Array] = {}  # parameters, and the running statistics of batch norm
         if history is not None and self.monitor in _KNOWN and self.monitor not in history.names:
@@ -303,17 +328,18 @@ class _Best:
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` takes."""
-        return {"monitor": self.monitor, "values": self.values, "epochs": self.epochs, **self.arrays}
+        return {"values": self.values, "epochs": self.epochs, **self.arrays}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the best of an earlier run; ValueError if it was the best of something else."""
-        if state["monitor"] != self.monitor:
-            raise ValueError(
-                f"{self.who}: monitor={shown(self.monitor)}, but the checkpoint has the best of "
-                f"{shown(state['monitor'])}; monitor that, or use another folder"
-            )
-        self.values, self.epochs = state["values"], state["epochs"]
-        self.arrays = {name: state[name] for name in ("params", "running") if name in state}
+        """Take over the best of an earlier run; ValueError for what is not the best of such a model."""
+        values, epochs = (numpy.asarray(state[name]) for name in ("values", "epochs"))
+        arrays: dict[str, Any] = {name: state[name] for name in ("params", "running") if name in state}
+        lead = {(), self.shapes["params"][:-1]}
+        good = values.dtype.kind in "fi" and epochs.dtype.kind == "i" and {values.shape, epochs.shape} <= lead
+        good &= all(a.shape == self.shapes.get(name) and numpy.isfinite(a).all() for name, a in arrays.items())
+        if not good or (self.keep and epochs.any() and {*arrays} != {*self.shapes}):
+            raise ValueError(f"{self.who}: this is not the best of such a model: {shown(list(state))}")
+        self.values, self.epochs, self.arrays = values, epochs, arrays
 
     def epoch(self, history: History) -> int:
         """Return the number of this epoch, for which there must be a value."""

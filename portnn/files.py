@@ -10,10 +10,18 @@ from collections.abc import Collection, Iterable, Iterator
 
 from portnn.errors import FormatError, shown
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
 StrPath = str | os.PathLike[str]
 
 MAX_RANK = 8
 MAX_EMPTY_EXTENT = 2**31 - 1
+
+LOCK = ".portnn-lock"  # in a folder while somebody has it alone, and after a kill
+_held: set[int] = set()  # descriptors of the locks of this process
 
 _TEMPORARY = re.compile(r"\.portnn-[0-9a-f]{16}\.tmp")  # what atomic_write makes
 
@@ -101,6 +109,100 @@ def sync_folder(folder: StrPath) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: StrPath) -> bool:
+    """Make a folder durably unless it is there, and return whether it was made."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        return False
+    sync_folder(os.path.dirname(os.path.abspath(folder)))
+    return True
+
+
+@contextlib.contextmanager
+def alone(folder: StrPath, who: str) -> Iterator[None]:
+    """Have a folder alone, among those who ask for that, until the block ends; it is made if it is not there.
+
+    The kernel lets go of the lock (``flock``) when the process dies, however it dies, so the file that carries it means
+    nothing by itself. A process that is forked within the block does not hold it. Where nothing can be locked, on
+    Windows and on some network file systems, everybody is let in. A folder that was made goes if nothing is in it.
+
+    Raises
+    ------
+    BlockingIOError
+        Somebody has it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with alone(folder, "this"):
+    ...         try:
+    ...             with alone(folder, "that"):
+    ...                 pass
+    ...         except BlockingIOError as error:
+    ...             "is in use by another training; wait until it has ended" in str(error)
+    True
+
+    """
+    made, path = make_folder(folder), os.path.join(folder, LOCK)
+    try:
+        descriptor = _locked(folder, path, who)
+        try:
+            yield
+        finally:
+            if descriptor in _held:  # it is not in a process that was forked meanwhile
+                _held.discard(descriptor)
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                        os.unlink(path)
+                os.close(descriptor)
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(folder)
+
+
+def _locked(folder: StrPath, path: str, who: str) -> int | None:
+    """Return the descriptor of a file that is locked, and is the one that stands at ``path``; None without locks."""
+    if fcntl is None:
+        return None
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # who had the folder has just removed it
+            make_folder(folder)
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                _held.add(descriptor)
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BlockingIOError(
+                f"{who}: the folder {shown(os.fspath(folder))} is in use by another training; wait until it has ended, "
+                "or name another folder"
+            ) from None
+        except FileNotFoundError:  # who had the lock has just let go, and removed its file: again
+            pass
+        except OSError:  # this file system has no locks
+            os.close(descriptor)
+            os.unlink(path)
+            return None
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close the locks of the process that this one was forked from, which keeps them."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def remove_leftovers(folder: StrPath) -> None:

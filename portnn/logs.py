@@ -99,6 +99,10 @@ class CSVLog:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on behind these lines; what the file has lost of them is written again, from the history."""
+        columns = state["columns"]
+        texts = columns is None or (isinstance(columns, list) and all(isinstance(name, str) for name in columns))
+        if not texts or not all(type(state[name]) is int for name in ("bytes", "before")) or state["bytes"] < 0:
+            raise ValueError(f"CSVLog: this is not the state of a log: {shown(state)}")
         self._columns, self._before = state["columns"], state["before"]
         self._bytes = self._keep = state["bytes"]
         self._lost = not os.path.isfile(self.path) or os.path.getsize(self.path) < state["bytes"]

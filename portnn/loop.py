@@ -11,8 +11,8 @@ from typing import Any
 import numpy
 
 from portnn.backends.base import Rows, State
-from portnn.callbacks import Callback, called
-from portnn.checkpoints import Position, Saver, observers
+from portnn.callbacks import Callback, called, during
+from portnn.checkpoint_record import Kept
 from portnn.diagnosis import first_fault, read_back, watched
 from portnn.dropout import sample_words
 from portnn.evaluation import Judge, judged, means
@@ -23,7 +23,8 @@ from portnn.memory import checkpoint_wants, enough, state_wants, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
 from portnn.progress import Bar
-from portnn.step import Chunks, copied, drops
+from portnn.saver import Position, Saver, observers
+from portnn.step import Chunks, beginning, copied, drops
 
 Order = Callable[[int], Any]
 
@@ -60,12 +61,44 @@ class Loop:
         """Settle what is looked at."""
         self.names = watched(self.optimizer, self.position.state)
 
-    def run(self, epochs: int) -> History:
-        """Train until so many epochs are finished, those before included, and return the history."""
+    def run(self, epochs: int, kept: Kept | None = None) -> History:
+        """Train until so many epochs are finished, those before included, and return the history.
+
+        ``kept`` is the checkpoint at which the position is. Where a callback or the saver refuses before the first
+        step, the model and the schedules are as they were.
+        """
+        given: State | None = self.position.state if kept is None else copied(self.model.backend, _held(self.model))
+        try:
+            if kept is not None:
+                _hand_over(self.model, self.position.state)  # what callbacks begin with
+            with during(self.callbacks, self.model, self.history):
+                self._begin(kept)
+                given = None
+                return self._run(epochs)
+        except BaseException:
+            if given is not None:
+                with uninterrupted():
+                    _hand_over(self.model, given)
+                    if self.saver is not None:
+                        self.saver.put_back()
+            raise
+
+    def _begin(self, kept: Kept | None) -> None:
+        """Start from what ``on_begin`` has left in the model, or from a checkpoint."""
+        if kept is None and any(hasattr(callback, "on_begin") for callback in self.callbacks):
+            state = beginning(self.model, self.optimizer)
+            if self.history.reached is not None:  # the optimizer goes on
+                own = ("params", "running", "units")
+                state |= {name: a for name, a in self.position.state.items() if name not in own}
+            self.position = self.position._replace(state=state)
+        if self.saver is not None:
+            if kept is not None:
+                self.saver.restore(kept)
+            self.saver.begin(self.position, self.history)
+
+    def _run(self, epochs: int) -> History:
         self.written = self.position.epoch
         bar = Bar(self.progress, epochs, self.feed.n, self.position.epoch * self.feed.n + self.position.row)
-        if self.saver is not None:
-            self.saver.settle(self.saver.settled(self.history))
         try:
             while self.position.epoch < epochs and not self.position.ended:
                 self._train(epochs, bar)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy
@@ -16,10 +16,14 @@ from portnn.backends.base import FLOATS
 from portnn.checks import check_count
 from portnn.errors import FormatError, reason, shown
 from portnn.files import naming
+from portnn.json_text import parse_json
 from portnn.layout import Layer, check_seeds, check_sizes, layout, options
 from portnn.scaling import check_width
 
-FORMAT = 3  # 2 has no parts of hidden layers, 1 no scalings: the oldest that can hold a model is written
+FORMAT = 4  # 3: no long lists, 2: no parts of hidden layers, 1: no scalings; the oldest that will do is written
+LISTS = "configuration/"  # what the names of the tensors begin with that are long lists of the configuration
+LONG = 256  # entries of a list; longer ones, such as the seeds of many members, are tensors
+MOST = 1 << 18  # numbers in all these lists: as Python's they take some 40 bytes each
 TRAINING = "training/"  # what the names of a checkpoint's other tensors begin with
 RECORD = TRAINING + "record"  # the one that says it is a checkpoint
 _CONFIG = ("sizes", "dtype", "members", "seed", "activation", "bias")
@@ -52,8 +56,9 @@ def write(
         message = "MLP.save: 'portnn' in the metadata is the model's own; choose another name"
         raise ValueError(message)
     activation_names(layers, "MLP.save")
-    arrays = cut(layers, params, running)
-    whole = {**described(config, layers), "sha256": storage.payload_sha256(arrays)}
+    whole, lists = packed(described(config, layers), "MLP.save")
+    arrays = {**cut(layers, params, running), **lists}
+    whole = {**whole, "sha256": storage.payload_sha256(arrays)}
     storage.write_safetensors_file(path, arrays, {**(metadata or {}), "portnn": json.dumps(whole)})
 
 
@@ -64,8 +69,67 @@ def described(config: dict[str, Any], layers: tuple[Layer, ...]) -> dict[str, An
     scalings = {"inputs": scaling.described(layers[0].before), "outputs": scaling.described(layers[-1].after)}
     scalings = {name: kept for name, kept in scalings.items() if kept is not None}
     more = options(layers)
-    number = FORMAT if more else 2 if scalings else 1
+    number = 3 if more else 2 if scalings else 1
     return {"format": number, **config, "activation": names, "bias": biases, **scalings, **more}
+
+
+def packed(whole: dict[str, Any], who: str) -> tuple[dict[str, Any], dict[str, numpy.ndarray]]:
+    """Return a configuration whose long lists of numbers are ``{"tensor": name}``, and these tensors, exactly.
+
+    Examples
+    --------
+    >>> packed({"format": 1, "seed": [2**63] * 1000}, "save")[0]
+    {'format': 4, 'seed': {'tensor': 'configuration/seed'}}
+
+    """
+    arrays: dict[str, numpy.ndarray] = {}
+
+    def out(value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            return {key: out(part, f"{name}/{key}") for key, part in value.items()}
+        if not isinstance(value, list | tuple):
+            return value
+        a = _as_tensor(value) if len(value) > LONG else None
+        if a is None:
+            return [out(part, f"{name}/{i}") for i, part in enumerate(value)]
+        arrays[name] = a
+        return {"tensor": name}
+
+    plain = {key: out(value, f"{LISTS}{key}") for key, value in whole.items()}
+    if (n := sum(a.size for a in arrays.values())) > MOST:
+        raise ValueError(f"{who}: the lists of the configuration hold {n} numbers, a file at most {MOST}; use fewer")
+    return (whole, {}) if not arrays else ({**plain, "format": FORMAT}, arrays)
+
+
+def _as_tensor(values: Sequence[Any]) -> numpy.ndarray | None:
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return numpy.asarray(values, dtype="float64")
+    return numpy.asarray(values, dtype="uint64") if kinds == {int} and 0 <= min(values) <= max(values) < 2**64 else None
+
+
+def _unpacked(whole: Any, arrays: dict[str, numpy.ndarray]) -> Any:
+    """Return the configuration with the lists that are tensors; FormatError unless each of these is one of them."""
+    lists = {name: a for name, a in arrays.items() if name.startswith(LISTS)}
+    if (n := sum(a.size for a in lists.values())) > MOST:
+        raise FormatError(f"the lists of the configuration hold {n} numbers, at most {MOST} are read")
+
+    def back(value: Any) -> Any:
+        if isinstance(value, list):
+            return [back(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        if set(value) != {"tensor"}:
+            return {key: back(part) for key, part in value.items()}
+        a = lists.pop(value["tensor"], None)
+        if a is None or a.ndim != 1 or a.dtype.name not in ("float64", "uint64"):
+            raise FormatError(f"the configuration names a list {shown(value['tensor'])} that is not there, or is none")
+        return a.tolist()
+
+    whole = back(whole)
+    if lists:
+        raise FormatError(f"{len(lists)} tensors are not of this model, the first is {shown(min(lists))}")
+    return whole
 
 
 def cut(
@@ -117,11 +181,10 @@ def parsed(
     if "portnn" not in metadata:
         message = "a safetensors file, but not of a portnn model (no 'portnn' in its metadata)"
         raise FormatError(message)
-    whole = storage.parse_json(metadata["portnn"].encode(), "the configuration")
-    config, layers = _configuration(whole)
-    model = of_model(arrays)
+    whole, model = parse_json(metadata["portnn"].encode(), "the configuration"), of_model(arrays)
+    config, layers = _configuration(_or_format_error(lambda: _unpacked(whole, model)))
     lead = () if config["members"] is None else (config["members"],)
-    params, running = joined(model, layers, lead, config["dtype"])
+    params, running = joined(weights(arrays), layers, lead, config["dtype"])
     _or_format_error(lambda: check_seeds(config["seed"], config["members"]))  # as many as there are members
     if whole.get("sha256") is not None:
         check_sum(model, whole["sha256"])
@@ -170,6 +233,11 @@ def _or_format_error(check: Callable[[], T]) -> T:
 def of_model(arrays: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
     """Return the tensors of the model: all of them, unless they are those of a checkpoint."""
     return {name: a for name, a in arrays.items() if RECORD not in arrays or not name.startswith(TRAINING)}
+
+
+def weights(arrays: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
+    """Return those of the model's tensors that its vectors consist of."""
+    return {name: a for name, a in of_model(arrays).items() if not name.startswith(LISTS)}
 
 
 def joined(

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from portnn.errors import shown
+
 Schedule = Callable[[int], float]
 
 
@@ -220,8 +222,10 @@ class ReduceOnPlateau:
         (None, None, None, 0.5)
 
         """
-        self.best, self.current = float(state["best"]), float(state["current"])
-        self.bad_epochs = int(state["bad_epochs"])
+        best, current, bad_epochs = float(state["best"]), float(state["current"]), int(state["bad_epochs"])
+        if not (0.0 <= current < math.inf and bad_epochs >= 0):
+            raise ValueError(f"ReduceOnPlateau: this is not what one has seen: {shown(state)}")
+        self.best, self.current, self.bad_epochs = best, current, bad_epochs
 
 
 def _at_least(who: str, **arguments: tuple[int, int]) -> None:

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,8 +22,9 @@ import numpy as np
 
 from portnn.errors import FormatError
 from portnn.files import StrPath, atomic_write, check_shape, listing, looks_like, looks_like_text, naming, shown
+from portnn.json_text import MOST, memory, mention, parse_json
 
-MAX_HEADER_BYTES = 1 << 19  # Python objects take up to 24 times the bytes of their JSON: 12 MiB at most
+MAX_HEADER_BYTES = 1 << 19  # some 6000 tensors; the objects in it are held to 12 MiB by parse_json
 
 # In the order in which the reference implementation lays arrays out: widest first, so that all are aligned.
 _CODES = {
@@ -112,6 +112,11 @@ def write_safetensors_file(
             f"write_safetensors_file: the header takes {len(text)} bytes, more than max_header_bytes="
             f"{max_header_bytes}; store less metadata or raise the limit, in the reader too"
         )
+    if (needed := memory(text)) > MOST:
+        raise ValueError(
+            f"write_safetensors_file: the header may take {needed >> 20} MiB of memory where it is read, at most "
+            f"{MOST >> 20} are; store less metadata, or fewer tensors"
+        )
 
     def chunks() -> Iterator[bytes | memoryview]:
         yield len(text).to_bytes(8, "little") + text
@@ -146,12 +151,23 @@ def little_endian_bytes(array: np.ndarray) -> memoryview:
     return contiguous.reshape(-1).view(np.uint8).data
 
 
+def can_hold(dtype: str) -> bool:
+    """Whether a file can hold arrays of a dtype of this name, in any byte order.
+
+    Examples
+    --------
+    >>> can_hold(np.dtype(">f4").name), can_hold("complex64")
+    (True, False)
+    """
+    return any(dtype == known.name for known in _DTYPE_NAMES)
+
+
 def _dtype_name(array: np.ndarray) -> str:
     return _DTYPE_NAMES[array.dtype.newbyteorder("<")]
 
 
 def _check_writable(name: str, array: np.ndarray) -> None:
-    if not isinstance(name, str) or not _is_name(name):
+    if not isinstance(name, str) or not is_name(name):
         raise ValueError(
             f"write_safetensors_file: {shown(name)} is not a name; use letters, digits, _ . - and / between"
         )
@@ -160,7 +176,7 @@ def _check_writable(name: str, array: np.ndarray) -> None:
             f"write_safetensors_file: {shown(name)} is a {type(array).__name__}, expected a numpy.ndarray "
             "without a mask; convert it with numpy.asarray"
         )
-    if array.dtype.newbyteorder("<") not in _DTYPE_NAMES:
+    if not can_hold(array.dtype.name):
         raise TypeError(
             f"write_safetensors_file: {shown(name)} has dtype {shown(str(array.dtype))}, "
             f"expected one of {', '.join(_DTYPES)}"
@@ -171,7 +187,8 @@ def _check_writable(name: str, array: np.ndarray) -> None:
         raise ValueError(f"write_safetensors_file: {error}") from None
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether a tensor may be called so."""
     return len(name) <= 256 and name != "__metadata__" and _NAME.fullmatch(name) is not None
 
 
@@ -263,7 +280,7 @@ def _read_header(file: BinaryIO, max_header_bytes: int) -> tuple[dict[str, Tenso
             else:
                 infos[name] = _checked_entry(name, entry)
         except FormatError as error:
-            raise FormatError(f"{error} (at byte {8 + _mention(text, name)})") from None
+            raise FormatError(f"{error} (at byte {8 + mention(text, name)})") from None
     infos = dict(sorted(infos.items(), key=lambda item: (item[1].begin, item[1].end)))
     start, end = 8 + length, 0
     for name, info in infos.items():
@@ -275,51 +292,6 @@ def _read_header(file: BinaryIO, max_header_bytes: int) -> tuple[dict[str, Tenso
     if end != size - start:
         raise FormatError(f"size: the tensors take {end} bytes, the file has {size - start} for them at byte {start}")
     return infos, header.get("__metadata__", {}), start
-
-
-def parse_json(text: bytes, what: str, start: int = 0) -> Any:
-    """Read JSON that may come from anywhere; FormatError says at which byte ``what`` is wrong, counted from ``start``.
-
-    Stricter than :func:`json.loads`: no key twice, no NaN, and what is nested too deep is an error like any other.
-
-    Examples
-    --------
-    >>> parse_json(b'{"a": [1, 2]}', "the text")
-    {'a': [1, 2]}
-    >>> parse_json(b'{"a": 1, "a": 2}', "the text")
-    Traceback (most recent call last):
-    portnn.errors.FormatError: the text has the key 'a' twice, at byte 9
-    """
-
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise FormatError(f"{what} has the key {shown(name)} twice, at byte {start + _mention(text, name)}")
-        return result
-
-    def refuse_constant(constant: str) -> None:
-        raise FormatError(f"{what} has {constant} at byte {start + text.find(constant.encode())}, which is not JSON")
-
-    try:
-        decoded = text.decode("utf-8")
-        return json.loads(decoded, object_pairs_hook=without_duplicates, parse_constant=refuse_constant)
-    except FormatError:
-        raise
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{what} is not UTF-8 at byte {start + error.start}") from None
-    except json.JSONDecodeError as error:
-        place = start + len(decoded[: error.pos].encode())
-        raise FormatError(f"{what} is not JSON at byte {place}: {error.msg}") from None
-    except (RecursionError, ValueError):  # too deep; or an integer of more digits than Python converts
-        message = f"{what} at byte {start} is nested too deep or has numbers that are too long"
-        raise FormatError(message) from None
-
-
-def _mention(text: bytes, name: str) -> int:
-    """Where JSON has a key for the last time; 0 where it is written with escapes of other characters than usual."""
-    key = re.escape(json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")) + rb"\s*:"
-    return max((match.start() for match in re.finditer(key, text)), default=0)
 
 
 def _check_metadata(metadata: Any) -> None:
@@ -335,7 +307,7 @@ def _check_metadata(metadata: Any) -> None:
 
 def _checked_entry(name: str, entry: Any) -> TensorInfo:
     where = f"tensor {shown(name)}"
-    if not _is_name(name):
+    if not is_name(name):
         raise FormatError(f"the header names a {where}; names are letters, digits, _ . - and / between parts")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         fields = listing(entry) if isinstance(entry, dict) else type(entry).__name__

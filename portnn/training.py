@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ import numpy
 
 from portnn import checks, random
 from portnn.backends import Array
-from portnn.callbacks import Callback, during, listed
-from portnn.checkpoint_file import history_of
-from portnn.checkpoints import Checkpoints, Position, Saver
+from portnn.callbacks import Callback, listed
+from portnn.checkpoint_record import history_of
+from portnn.checkpoints import Checkpoints
+from portnn.diagnosis import watched
 from portnn.errors import shown
 from portnn.evaluation import checked, make_judge
 from portnn.feed import split
@@ -25,6 +27,7 @@ from portnn.members import entries
 from portnn.memory import check_finite
 from portnn.mlp import MLP
 from portnn.optimizers import Adam, get_optimizer
+from portnn.saver import Position, Saver, remembers
 from portnn.step import Chunks, beginning, make_step
 
 
@@ -102,8 +105,11 @@ def fit(
         are finished in all; from the beginning if there is none. So one command starts a training, finishes one that
         was killed, and returns the history of one that is over. What decides the numbers must be what it was: samples,
         network, dtype, loss, optimizer, batch size, seed and the rest; functions of yours are compared by their names
-        alone. A history of an earlier fit of this model with this optimizer: ``epochs`` more in memory; its epochs,
-        updates and the optimizer's arrays are counted on, and the history that is returned begins with it.
+        alone. So must callbacks that remember: ours with their arguments, the patience of early stopping among them
+        (paths and ``every`` may change), yours by their types. To go on with others, load the checkpoint
+        (:func:`portnn.load_checkpoint`) and resume its history. A history of an earlier fit of this model with this
+        optimizer: ``epochs`` more in memory; its epochs, updates and the optimizer's arrays are counted on, and the
+        history that is returned begins with it.
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -132,7 +138,11 @@ def fit(
     FormatError
         No checkpoint is valid, or they are of another network or optimizer.
     OSError
-        A checkpoint cannot be written; those before are as they were, and the model is that of the last steps.
+        A checkpoint cannot be written; those before are as they were, and the model is that of the last steps. The
+        folder is in use by another training (BlockingIOError); two are noticed where the system can lock a file, which
+        Windows and some network file systems cannot.
+
+    Where anything is refused before the first step, also by a callback, the model is as it was.
 
     Examples
     --------
@@ -191,33 +201,34 @@ def fit(
         batch_size, order_of = min(asked or 128, n), _orders(shuffle, seed, n, who)
         names = _names(entry.kind, optimizer, held is not None)
         gone = [name for name in (earlier.names if earlier is not None else ()) if name not in names]
-        saver, kept = None, None
-        if where is not None:
-            told = {"batch_size": batch_size, "seed": seed, "clip_value": clip_value, "clip_norm": clip_norm}
-            told |= {"l1": entries(l1), "l2": entries(l2), "per_batch": per_batch, "shuffle": shuffle}
-            configured = configuration(model, entry, optimizer, data, held, **told)
-            saver = Saver(where, model, optimizer, callbacks, configured, gone)
-            kept = saver.found(resume is True)
-        if saver is not None and kept is not None:
-            history, position, last = history_of(kept), saver.position(kept), epochs
-            history.epochs = epochs
-            model.params, model.running = position.state["params"], position.state.get("running")
-        else:
-            history = History({name: list(values) for name, values in (earlier or {}).items()})
-            history.epochs = len(history.get("loss", ())) + epochs
-            history.reached = None if earlier is None else earlier.reached
-            of_members = any(isinstance(loss, list) for loss in history.get("loss", ()))
-            if history and of_members != (model.members is not None):
-                kinds = ("one network", "networks with members")
-                message = f"{who}: resume is the history of {kinds[of_members]}, the model is {kinds[not of_members]}"
-                raise ValueError(message)
-            position = _begun(history.reached, model, optimizer)  # refuses what does not fit
-            last = position.epoch + epochs
-        history.names = names
-        with during(callbacks, model, history):
+        with contextlib.ExitStack() as stack:
+            saver, kept = None, None
+            if where is not None:
+                told = {"batch_size": batch_size, "seed": seed, "clip_value": clip_value, "clip_norm": clip_norm}
+                told |= {"l1": entries(l1), "l2": entries(l2), "per_batch": bool(per_batch)}
+                told |= {"shuffle": shuffle if callable(shuffle) else bool(shuffle)}
+                remembering = [callback for callback in callbacks if remembers(callback)]
+                configured = configuration(model, entry, optimizer, data, held, remembering, **told)
+                metrics = _metrics(entry.kind, data.weight is not None and not per_batch)
+                saver = Saver(where, model, optimizer, callbacks, configured, gone, metrics)
+                stack.enter_context(saver.alone())
+                kept = saver.found(resume is True)
             if saver is not None and kept is not None:
-                saver.restore(kept)
-            return Loop(
+                history, position, last = history_of(kept), saver.position(kept), epochs
+                history.epochs = epochs
+            else:
+                history = History({name: list(values) for name, values in (earlier or {}).items()})
+                history.epochs = len(history.get("loss", ())) + epochs
+                history.reached = None if earlier is None else earlier.reached
+                of_members = any(isinstance(loss, list) for loss in history.get("loss", ()))
+                if history and of_members != (model.members is not None):
+                    kinds = ("one network", "networks with members")
+                    message = f"resume is the history of {kinds[of_members]}, the model is {kinds[not of_members]}"
+                    raise ValueError(f"{who}: {message}")
+                position = _begun(history.reached, model, optimizer)  # refuses what does not fit
+                last = position.epoch + epochs
+            history.names = names
+            loop = Loop(
                 history=history,
                 model=model,
                 compiled=Chunks(model.backend, step, compile),
@@ -234,7 +245,8 @@ def fit(
                 saver=saver,
                 progress=progress,
                 position=position,
-            ).run(last)
+            )
+            return loop.run(last, kept)
 
 
 def _resumed(checkpoint: Any, resume: Any, who: str) -> tuple[Checkpoints | None, History | None]:
@@ -277,6 +289,11 @@ def _names(kind: str, optimizer: Any, validated: bool) -> tuple[str, ...]:
     return (*seen, "epoch_seconds")
 
 
+def _metrics(kind: str, weighted: bool) -> tuple[str, ...]:
+    """Return what a step sums up."""
+    return ("loss", *("accuracy",) * (kind in ("classes", "binary")), *("weight",) * weighted)
+
+
 def _begun(reached: Reached | None, model: MLP, optimizer: Any) -> Position:
     """Return where a training in memory stands, on the model's device."""
     state = beginning(model, optimizer)
@@ -286,5 +303,12 @@ def _begun(reached: Reached | None, model: MLP, optimizer: Any) -> Position:
     own = {name: shape for name, shape in shapes[1].items() if name not in ("params", "running", "units")}
     if shapes[0] != own:
         raise ValueError(f"fit: resume is of another optimizer or model: it kept {shapes[0]}, this one has {own}")
-    kept = {name: model.backend.asarray(a, state[name].dtype, copy=True) for name, a in reached.arrays.items()}
+    with numpy.errstate(over="ignore"):
+        kept = {name: model.backend.asarray(a, state[name].dtype, copy=True) for name, a in reached.arrays.items()}
+    for name in watched(optimizer, kept):
+        if not numpy.isfinite(model.backend.to_numpy(kept[name])).all():
+            raise ValueError(
+                f"fit: resume holds NaN, infinity or numbers too large for {model.dtype} in the optimizer's {name!r}; "
+                "train on in the dtype that it is of, or without resume"
+            )
     return Position(reached.epochs, 0, reached.updates, {**state, **kept})

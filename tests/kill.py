@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import portnn
-from portnn import MLP, SGD, Adam, AdamW, checkpoint_file, checkpoints, loop, schedules
+from portnn import MLP, SGD, Adam, AdamW, checkpoint_file, checkpoints, loop, saver, schedules
 from portnn.callbacks import EarlyStopping
 from portnn.feed import plan
 
@@ -120,13 +120,13 @@ def strike(phase: str, number: int, die: Callable[[], Any]) -> contextlib.ExitSt
     elif phase == "read":
         wrap(loop, "read_back", after=True)
     elif phase == "write":
-        wrap(checkpoints.Saver, "_write")
+        wrap(saver.Saver, "_write")
     elif phase == "sync":
         wrap(os, "fsync", lambda descriptor: not os.path.isdir(f"/proc/self/fd/{descriptor}"))
     elif phase == "rename":
         wrap(os, "replace")
     else:
-        wrap(checkpoints.Saver, "_write", after=True)
+        wrap(saver.Saver, "_write", after=True)
     return stack
 
 
@@ -164,13 +164,13 @@ def read_all(descriptor: int) -> bytes:
 
 def train_for_ever(folder: str, told: int) -> None:
     """Save after every second step, and say the number of updates when a save is done."""
-    original = checkpoints.Saver.save
+    original = saver.Saver.save
 
     def save(self: Any, position: Any, history: Any) -> None:
         original(self, position, history)
         os.write(told, f"{position.updates}\n".encode())
 
-    checkpoints.Saver.save = save
+    saver.Saver.save = save
     model = MLP([6, 400, 200, 3], seed=3)
     with small_chunks():
         where = checkpoints.Checkpoints(folder, seconds=0.0)

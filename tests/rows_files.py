@@ -182,7 +182,7 @@ MODELS = [
         spoiled(f"65 {what}", loader, spoil, words)
         for loader in LOADERS
         for what, spoil, words in (
-            ("a newer format", reconfigured(format=4), r"format 4 > [13]; update portnn"),
+            ("a newer format", reconfigured(format=5), r"format 5 > [24]; update portnn"),
             ("a bit flipped", partial(with_flipped_bit, place=-4), "sha256 mismatch"),
             (
                 "a bit flipped at the start",

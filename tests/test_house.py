@@ -34,14 +34,15 @@ LAYOUT = (*MATHEMATICS, "layout")
 # From the ground up. A room may use the rooms named before it and nothing else.
 ROOMS = (
     *("errors", "backends"),  # the ground: one file per library
-    *("files", "storage", "datasets"),  # files in and out
+    *("files", "json_text", "storage", "datasets"),  # files in and out
     *("members", "random", "primitives", "differences", "autograd", "special", "activations", "losses"),
     *("initializers", "schedules", "clipping", "optimizers", "curvature", "scaling", "normalization", "dropout"),
     *("layout", "checks", "guests", "model_file"),  # the network
     *("network", "trace", "tangents", "chunked", "objective"),
     *("derivatives", "mlp", "pure"),
     *("memory", "interrupts", "feed", "progress", "plots", "history", "logs", "callbacks"),  # what the loop needs
-    *("diagnosis", "evaluation", "step", "fingerprint", "checkpoint_file", "checkpoints"),  # the loop
+    *("diagnosis", "evaluation", "step", "fingerprint"),  # the loop
+    *("checkpoint_record", "checkpoint_file", "checkpoints", "saver"),
     *("loop", "training"),
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("console", "schema", "tabular"),  # what the command line is made of

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import platform
+from typing import Any
 
 import portnn
 from portnn import checkpoint_file, datasets, tabular, testing
@@ -13,6 +14,7 @@ from portnn.activations import describe_activation
 from portnn.backends import available, get_backend
 from portnn.checks import check_count
 from portnn.console import some, summary, table
+from portnn.errors import shown
 from portnn.layout import options as options_of
 from portnn.optimizers import OPTIMIZERS
 
@@ -39,12 +41,14 @@ def describe(path: str) -> int:
     lines = [
         ("file", f"{path}, {os.path.getsize(path):,} bytes"),
         ("network", f"{' - '.join(map(str, model.sizes))}{members}, {model.n_params:,} parameters, {model.dtype}"),
-        ("seed", str(model.seed)),
+        ("seed", _short(model.seed)),
     ]
     for name, scaling in (("inputs", model.layers[0].before), ("outputs", model.layers[-1].after)):
         if scaling is not None:
             lines.append((name, f"{type(scaling).__name__}, in the file"))
-    lines += [(name, str(value)) for name, value in (checkpoint_file.summary(path) | options_of(model.layers)).items()]
+    lines += [
+        (name, _short(value)) for name, value in (checkpoint_file.summary(path) | options_of(model.layers)).items()
+    ]
     if schema is not None:
         what = "a number" if schema.classes is None else f"{len(schema.classes)} classes: {some(schema.classes)}"
         lines.append(("target", f"{schema.target}, {what}"))
@@ -60,6 +64,12 @@ def describe(path: str) -> int:
     ]
     table(["layer", "inputs", "outputs", "activation", "parameters", "beside the weight"], rows)
     return 0
+
+
+def _short(value: Any) -> str:
+    """Return a text or numbers, of long lists the first: those of members may be thousands."""
+    text = str(value)
+    return text if len(text) <= 200 else shown(value)
 
 
 def compare(options: argparse.Namespace) -> int:
