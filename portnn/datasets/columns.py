@@ -4,9 +4,11 @@ The reader of :mod:`portnn.datasets.csv_table` with names, categories and missin
 twice, once to learn what each column holds, once to fetch it.
 """
 
+import decimal
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from portnn.errors import FormatError
 from portnn.files import StrPath, listing, naming, shown
 
 MAX_CATEGORIES = 200
+_LONG = re.compile(rb"(?<![\d.])\d{16,}(?![\d.eE])")  # whole numbers of which float64 may not keep all digits
 FEW = 8  # lines for which it does not pay to go through columns, of which there may be thousands
 MISSING = frozenset({"", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
 
@@ -63,9 +66,10 @@ def read_columns(
 
     A column whose first value is a number holds numbers, all others must be numbers too; else it holds texts, of which
     there may be 200 different ones, and no more than half of them numbers, also with a decimal comma, unless it is
-    among the categorical ones. What counts as missing: nothing, ?, NA, N/A, n/a, NaN, nan, null, NULL. For the
-    rest it is as strict as :func:`portnn.datasets.read_csv`: as many fields in each line, no blank lines, lines and
-    columns counted from 1 in every message.
+    among the categorical ones. A whole number of which float64 keeps not all digits, such as 9007199254740993, is
+    refused: such numbers are names, most often, and then the column is categorical. What counts as missing: nothing, ?,
+    NA, N/A, n/a, NaN, nan, null, NULL. For the rest it is as strict as :func:`portnn.datasets.read_csv`: as many fields
+    in each line, no blank lines, lines and columns counted from 1 in every message.
 
     Parameters
     ----------
@@ -238,6 +242,8 @@ def _collect(file: TableFile, columns: tuple[Column, ...], places: Sequence[int]
     def many(line: int, block: bytes) -> bool:
         nonlocal left_out
         if not any(codes) and (parsed := _parse_fast(block, file.layout)) is not None:
+            if _cut(parsed, block):
+                return False
             keep(parsed[:, places])
             return True
         found = file.columns(block) if block.count(b"\n") >= FEW else None
@@ -247,7 +253,7 @@ def _collect(file: TableFile, columns: tuple[Column, ...], places: Sequence[int]
         result = np.empty((len(rows), len(columns)))
         if rows and plain:
             numbers = _numbers([_at(found[places[k]], rows) for k in plain], file.layout.largest)
-            if numbers is None:
+            if numbers is None or _cut(numbers, block):
                 return False
             result[:, plain] = numbers
         for k, known in enumerate(codes):
@@ -317,7 +323,23 @@ def _value(text: str, line: int, place: int, column: Column, codes: dict[str, fl
     value = float(text)
     if abs(value) > largest:
         _fail(line, place + 1, f"{shown(text, 40)} is too large, at most {largest:.3g} fits")
+    if _LONG.search(text.encode()) and _is_cut(text):
+        _fail(
+            *(line, place + 1),
+            f"{shown(text, 40)} in column {shown(column.name, 40)} has more digits than a number keeps here, it would "
+            f"become {value:.0f}; declare the column categorical, or leave it out",
+        )
     return value
+
+
+def _cut(values: np.ndarray, block: bytes) -> bool:
+    """Whether a block may hold a whole number that float64 makes another one."""
+    return bool(np.abs(values).max() >= 2.0**53) and any(_is_cut(found.decode()) for found in _LONG.findall(block))
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a whole number has digits that its float64 has not; zeros at the end are none."""
+    return decimal.Decimal(repr(float(text))) != decimal.Decimal(text)
 
 
 def _missing(fields: list[str], places: Sequence[int]) -> int | None:
@@ -348,8 +370,8 @@ def _refuse_numbers(texts: dict[str, int], place: int, name: str, header: bool) 
 
 def _too_many(name: str) -> str:
     return (
-        f"column {shown(name, 40)} has more than {MAX_CATEGORIES} different texts: it looks like free text or an "
-        "identifier, which a network cannot use; leave it out"
+        f"column {shown(name, 40)} has more than {MAX_CATEGORIES} different texts: it looks like free text, an "
+        "identifier or dates, which a network cannot use; leave it out"
     )
 
 
