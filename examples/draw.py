@@ -9,14 +9,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
+import hashlib
 import http
 import importlib.util
 import io
 import json
 import os
 import re
+import struct
 import sys
 import warnings
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,11 @@ EDGE = 0.25  # what is fainter than this share of the darkest ink is no edge of 
 MOST_PIXELS = 2**24
 HOST, PORT = "127.0.0.1", 7860
 
-MOST_BYTES = 4 * 2**20  # of a picture that is handed to the page
-MOST_BODY = 4 * MOST_BYTES // 3 + 2**16  # of a request: such a picture in base64, and what stands around it
-UNREADABLE = "the picture cannot be read, it is cut off or of another kind; PNG and JPEG are read"
+MOST_BODY = 2**20  # bytes of a request; the page sends no picture of more than 400 x 400 pixels
+MOST_BYTES = (MOST_BODY - 2**12) * 3 // 4  # of a picture, which comes in base64, and something stands around it
+UNREADABLE = "the picture cannot be read, it is cut off or of another kind; PNG is read"
+# Pillow does not say what a damaged file may lead to: all of these have been seen, or are those of what it calls.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error, zlib.error)
 PATIENCE = 10.0  # seconds that a request may take to arrive
 
 HTML = """
@@ -156,22 +163,30 @@ paper.addEventListener("pointermove", (event) => {
 find("undo").addEventListener("click", () => { strokes.length ? strokes.pop() : picture = null; changed(); });
 find("clear").addEventListener("click", () => { strokes = []; picture = null; changed(); });
 
-function load(file) {
+async function load(file) {
   if (!file) return;
-  if (file.size > MOST_BYTES) {
-    show({note: "The picture has " + file.size + " bytes, expected at most MOST_BYTES; make it smaller."});
+  let loaded;
+  try {
+    loaded = await createImageBitmap(file);
+  } catch (error) {
+    show({note: "The picture cannot be read: it is cut off, or of a kind that this browser does not know."});
     return;
   }
-  const reader = new FileReader(), loaded = new Image();
-  reader.onload = () => { loaded.src = reader.result; ask(() => reader.result); };
-  loaded.onload = () => { strokes = []; picture = loaded; paint(); };
-  reader.readAsDataURL(file);
+  const k = Math.min(1, 400 / Math.max(loaded.width, loaded.height)), small = document.createElement("canvas");
+  [small.width, small.height] = [loaded.width, loaded.height].map((side) => Math.max(1, Math.round(side * k)));
+  const scaled = small.getContext("2d");
+  scaled.imageSmoothingQuality = "high";
+  scaled.drawImage(loaded, 0, 0, small.width, small.height);
+  strokes = [];
+  picture = small;
+  paint();
+  ask(() => small.toDataURL("image/png"));
 }
 find("file").addEventListener("change", (event) => { load(event.target.files[0]); event.target.value = ""; });
 element.addEventListener("dragover", (event) => event.preventDefault());
 element.addEventListener("drop", (event) => { event.preventDefault(); load(event.dataTransfer.files[0]); });
 changed();
-""".replace("MOST_BYTES", str(MOST_BYTES))
+"""
 CONTAINER = """
 .gradio-container {max-width: 1000px !important; margin: 0 auto !important}
 footer {display: none !important}
@@ -282,30 +297,36 @@ def answer(model: portnn.MLP, picture: Any) -> dict[str, Any]:
 
 
 def picture_in(url: object) -> Any:
-    """Return the PIL image in a ``data:image/...;base64,`` address; ValueError where there is none."""
+    """Return the PIL image in a ``data:image/png;base64,`` address; ValueError where there is none."""
     from PIL import Image
 
-    kind, _, text = url.partition(";base64,") if isinstance(url, str) else ("", "", "")
-    if not kind.startswith("data:image/"):
-        message = "expected a picture, a data: address of type image; PNG and JPEG are read"
+    kind, _, text = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if kind != "data:image/png;base64":
+        message = "expected a picture, a data: address of type image/png; PNG is read"
         raise ValueError(message)
     if len(text) > MOST_BYTES * 4 // 3 + 4:
         raise ValueError(f"the picture has {len(text) * 3 // 4} bytes, expected at most {MOST_BYTES}; make it smaller")
+    with decoding():
+        picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",))
+    check_size(picture)  # before any pixel
+    with decoding():
+        picture.load()
+    return picture
+
+
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """Turn what Pillow says of damaged bytes into ValueError: a sentence for the page."""
+    from PIL import Image
+
     try:
-        data = base64.b64decode(text, validate=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we look at its size, before any pixel
-            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "GIF", "BMP", "WEBP"))
+            warnings.simplefilter("ignore")  # of much that is odd in a file, and of sizes, which we look at ourselves
+            yield
     except Image.DecompressionBombError:
         raise ValueError(f"the picture has more pixels than {MOST_PIXELS}; make it smaller") from None
-    except Exception:  # to what a damaged file leads a decoder can be anything
+    except BROKEN:
         raise ValueError(UNREADABLE) from None
-    check_size(picture)
-    try:
-        picture.load()
-    except Exception:
-        raise ValueError(UNREADABLE) from None
-    return picture
 
 
 def page(model: portnn.MLP) -> Any:
@@ -352,7 +373,21 @@ PATHS = (
     (("GET", "HEAD"), rf"/|/theme\.css|/favicon\.ico|/assets/{NAME}|/static/js/{NAME}|/gradio_api/startup-events"),
     (("POST",), "/gradio_api/component_server/?"),
 )
-HEADERS = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer"}
+POLICY = "default-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
+# Of the page itself: the program's own files and answers, no frame, no plugin, nothing of anybody else. Scripts within
+# it are allowed by their hashes; gradio makes functions of our JavaScript, and styles of our CSS, out of text.
+PAGE_POLICY = (
+    f"{POLICY}; script-src 'self' 'unsafe-eval'{{hashes}}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'"
+)
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
 
 class Door:
@@ -384,10 +419,11 @@ class Door:
         if status is None and scope["method"] == "POST" and not is_question(body, self.component):
             status = 422
         if status is not None:
-            text = http.HTTPStatus(status).phrase.encode()
-            headers = {"content-type": "text/plain", "content-length": str(len(text)), "connection": "close", **HEADERS}
-            await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
-            await send({"type": "http.response.body", "body": text})
+            said = http.HTTPStatus(status).phrase.encode()
+            headers = {"content-type": "text/plain", "content-length": str(len(said)), "connection": "close"}
+            refused = {"type": "http.response.start", "status": status, "headers": encoded(headers)}
+            await send(with_headers(refused, POLICY))
+            await send({"type": "http.response.body", "body": said})
             return
         read = False
 
@@ -398,14 +434,39 @@ class Door:
             read = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def answer(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *encoded(HEADERS)]}
-            await send(message)
+        start: dict[str, Any] = {}
+        text = bytearray()
 
-        # nobody stands between the browser and this program, so nothing is forwarded
-        own = [(name, value) for name, value in scope["headers"] if not name.startswith((b"x-", b"forwarded"))]
+        async def answer(message: Any) -> None:
+            """Pass an answer on with our headers, the page itself when all of it is there."""
+            if message["type"] == "http.response.start":
+                start.update(message)
+                if scope["path"] != "/":
+                    await send(with_headers(start, POLICY))
+            elif scope["path"] != "/":
+                await send(message)
+            else:
+                text.extend(message.get("body", b""))
+                if not message.get("more_body", False):
+                    await send(with_headers(start, PAGE_POLICY.format(hashes=hashes_of(text))))
+                    await send({"type": "http.response.body", "body": bytes(text)})
+
+        # nobody stands between the browser and this program, so nothing is forwarded; and nothing need be compressed
+        kept = (header for header in scope["headers"] if not header[0].startswith((b"x-", b"forwarded")))
+        own = [header for header in kept if header[0] != b"accept-encoding"]
         await self.app({**scope, "headers": own, "let in": True}, again, answer)
+
+
+def with_headers(start: dict[str, Any], policy: str) -> dict[str, Any]:
+    """Return the start of an answer with HEADERS and a content security policy."""
+    more = encoded({**HEADERS, "content-security-policy": policy})
+    return {**start, "headers": [*start.get("headers", ()), *more]}
+
+
+def hashes_of(text: bytes) -> str:
+    """Return the sources of a policy that allow the scripts which stand in a page."""
+    digests = (hashlib.sha256(script).digest() for script in SCRIPT.findall(text))
+    return "".join(f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 def encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -475,7 +536,7 @@ def serve(blocks: Any, port: int, *, wait: bool = True, browser: bool = False) -
         inbrowser=browser,
         prevent_thread_lock=True,
         max_threads=4,
-        max_file_size=MOST_BYTES,
+        max_file_size=MOST_BODY,
         enable_monitoring=False,
         ssr_mode=False,
         footer_links=[],

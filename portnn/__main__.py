@@ -45,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _say(options: argparse.Namespace, error: Any, code: int) -> int:
     """Print one line to the standard error."""
     text = str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.strerror}: {shown(error.filename, 200)}"
+    if isinstance(error, OSError) and error.strerror:  # of files they have the name
+        where = "the standard output" if error.filename is None else shown(error.filename, 200)
+        text = f"{error.strerror}: {where}"
     for words, (option, hint) in HINTS.items():
         if hasattr(options, option):
             text = text.replace(words, hint)

@@ -65,7 +65,7 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    _check_target(target, folder)
+    check_target(target)
     temporary = os.path.join(folder, f".portnn-{secrets.token_hex(8)}.tmp")
     try:
         # Mode x gets 0666 less the umask from the kernel (mkstemp: 0600) and never follows a planted link.
@@ -84,7 +84,18 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     sync_folder(folder)
 
 
-def _check_target(target: str, folder: str) -> None:
+def check_target(path: StrPath) -> None:
+    """Raise the OSError with which :func:`atomic_write` would refuse a path before it writes anything.
+
+    Examples
+    --------
+    >>> check_target("no/such/folder/file")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: [Errno 2] No such file or directory: '...folder'
+
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     if os.path.islink(target):  # realpath gives up only on a loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import numbers
@@ -168,8 +169,15 @@ class CSVLog:
         assert self._file is not None
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(row)
-        self._file.write(line.getvalue())
-        self._file.flush()
+        try:
+            self._file.write(line.getvalue())
+            self._file.flush()
+        except OSError as error:
+            error.filename = self.path  # the system does not say which file had no room
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # of what is still to be written
+                file.close()
+            raise
         self._bytes += len(line.getvalue().encode())
 
     def _differ(self, name: str) -> None:

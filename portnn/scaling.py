@@ -49,11 +49,16 @@ class Standardize:
     def fit(cls, x: Array) -> Standardize:
         """Take mean and standard deviation of ``(n, n_features)`` or ``(n,)``, an array of any library, in float64.
 
-        Numerical stability: the mean is taken of differences to the first sample, the deviation in a second pass.
+        Numerical stability: the mean is taken of differences to the first sample, the deviation in a second pass, both
+        of numbers divided by the power of two next to the largest, so that no square overflows, or vanishes.
         """
-        first, n = next(_blocks(x, cls.__name__))[:1], x.shape[0]
-        mean = first[0] + sum((block - first).sum(axis=0) for block in _blocks(x, cls.__name__)) / n
-        std = numpy.sqrt(sum(((block - mean) ** 2).sum(axis=0) for block in _blocks(x, cls.__name__)) / n)
+        largest = numpy.max([numpy.abs(block).max(axis=0) for block in _blocks(x, cls.__name__)], axis=0)
+        scale = numpy.ldexp(1.0, numpy.clip(-numpy.frexp(largest)[1], -1024, 1000))  # 2**1024 is none that float64 has
+        first, n = next(_blocks(x, cls.__name__))[:1] * scale, x.shape[0]
+        mean = first[0] + sum((block * scale - first).sum(axis=0) for block in _blocks(x, cls.__name__)) / n
+        std = numpy.sqrt(sum(((block * scale - mean) ** 2).sum(axis=0) for block in _blocks(x, cls.__name__)) / n)
+        # neither is larger than the largest, but for rounding
+        mean, std = (numpy.clip(a, -largest * scale, largest * scale) / scale for a in (mean, std))
         constant = std <= 8.0 * 2.0**-52 * numpy.abs(mean)  # but for rounding
         return cls(mean.tolist(), numpy.where(constant, 1.0, std).tolist())
 
@@ -98,8 +103,17 @@ class Rescale:
             raise ValueError(f"{cls.__name__}.fit: low must be < high, got {shown(low)} and {shown(high)}")
         least = numpy.min([block.min(axis=0) for block in _blocks(x, cls.__name__)], axis=0)
         most = numpy.max([block.max(axis=0) for block in _blocks(x, cls.__name__)], axis=0)
-        factor = (high - low) / numpy.where(most > least, most - least, high - low)
-        return cls(factor.tolist(), (low - factor * least).tolist())
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            factor = (high - low) / numpy.where(most > least, most - least, high - low)
+            offset = low - factor * least
+        bad = (factor == 0.0) | ~numpy.isfinite(factor) | ~numpy.isfinite(offset)
+        if bad.any():
+            k = int(bad.argmax())
+            raise ValueError(
+                f"{cls.__name__}.fit: feature {k} goes from {least[k]:g} to {most[k]:g}, and no float64 brings that to "
+                f"{low:g} to {high:g}; multiply x before"
+            )
+        return cls(factor.tolist(), offset.tolist())
 
     def inverse(self) -> Standardize:
         """Return what undoes it."""

@@ -118,10 +118,29 @@ def train(
     if target in drop:
         raise ValueError(f"{shown(target)} is both the target and left out")
     options = {"categorical": categorical, "drop": drop, "missing": missing, "delimiter": delimiter, "header": header}
-    table = read_columns(path, **options)  # type: ignore[arg-type]
+    try:
+        table = read_columns(path, **options)  # type: ignore[arg-type]
+    except FormatError as error:
+        place, found, _ = str(error).partition(f": column {shown(target, 40)} has more than ")
+        if not found:
+            raise
+        raise FormatError(
+            f"{place}: the target {shown(target, 60)} has more than {MAX_CLASSES} different texts, at most "
+            f"{MAX_CLASSES} can be classes"
+        ) from None
     n = len(table.values)
     if n < MIN_ROWS:
-        raise ValueError(f"{n} rows are too few to train on: at least {MIN_ROWS} are needed")
+        raise ValueError(
+            f"{n} {'row is' if n == 1 else 'rows are'} too few to train on: at least {MIN_ROWS} are needed"
+        )
+    for column in table.columns:
+        texts = 0 if column.name in (target, *categorical) else len(column.categories or ())
+        if column.categories and texts == n > FEW:
+            raise ValueError(
+                f"column {shown(column.name, 60)} has another text in each of the {n} rows, such as "
+                f"{shown(column.categories[0], 40)}: a network can learn nothing from a name or a date that does not "
+                "come again; leave it out, or write it as numbers"
+            )
     columns = tuple(column for column in table.columns if column.name != target)
     if not columns:
         raise ValueError(f"the only column is the target {shown(target)}; there is nothing to predict it from")
@@ -287,7 +306,9 @@ def _split(
     groups = [order] if classes is None else [order[targets[order] == c] for c in range(len(classes))]
     test = numpy.concatenate([rows[: round(fraction * len(rows))] for rows in groups])
     if fraction and not len(test):
-        test = order[:1]
+        test = max(groups, key=len)[:1]
+        if classes and max(map(len, groups)) < 2:
+            raise ValueError(f"each of the {len(classes)} classes has one row only: there is nothing to learn from")
     training = numpy.setdiff1d(order, test)
     for name, rows in zip(classes or (), groups, strict=False):
         if len(rows) and not numpy.isin(rows, training).any():

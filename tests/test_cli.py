@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -83,6 +84,9 @@ WRITTEN = [
     ("b,a,c\nx,1,7\ny,2,?\n", {"drop": ["c"]}),
     ("a,b\n1,x\n,z\n2,y\n?,x\n", {"missing": "drop"}),
     ("1,x\n2,y\n", {"header": False}),
+    ("a,b\r\n1.,x\r\n+2.0e0,y\r\n", {}),
+    ('a,b,c\n1,"x",602214076000000000000000\n2,"y",9007199254740994\n', {"drop": ["c"]}),
+    ("a,b,c\n1,x,9007199254740993\n2,y,9007199254740992\n", {"categorical": ["c"]}),
 ]
 
 
@@ -157,6 +161,8 @@ REFUSED = [
     ("a,b\n1,2\n", {"drop": ["c"]}, "there is no column 'c'; the columns are 'a', 'b'"),
     ("alpha,b\n1,2\n", {"categorical": ["alpa"]}, "there is no column 'alpa'; did you mean 'alpha'"),
     ("Alpha,b\n1,2\n", {"wanted": [Column("ALPHA")]}, "there is no column 'ALPHA'; did you mean 'Alpha'"),
+    ("a,b\n1,2\n3,9007199254740993\n", {}, "line 3, column 2: '9007199254740993' in column 'b' has more digits than a"),
+    ("a\n1\n-1000000000000000001\n", {}, "it would become -1000000000000000000; declare the column categorical, or l"),
     ("a;b\n0,5;x\n1,25;y\n", {}, "line 2, column 1: '0,5' in column 'a' is not a number .decimal comma"),
     ("a,b\n-,1\n1,1\n2,1\n", {}, "line 2, column 1: '-' in column 'a' is not a number, but most others are; correct"),
     ("a,b\n-,1\n" + "".join(f"{k},1\n" for k in range(300)), {}, "line 2, column 1: '-' in column 'a' is not a numb"),
@@ -607,6 +613,26 @@ SLIPS = [
         "leaves no row of the class 'x' to train on, which has 5 rows in",
     ),
     (("train", "--data", "ids.csv", "--target", "b"), 2, "which a network cannot use; leave it out (--drop)"),
+    (
+        ("train", "--data", "ids.csv", "--target", "a"),
+        2,
+        "the target 'a' has more than 200 different texts, at most 200",
+    ),
+    (
+        ("train", "--data", "days.csv", "--target", "b"),
+        2,
+        "'day' has another text in each of the 30 rows, such as '2024",
+    ),
+    (
+        ("train", "--data", "days.csv", "--target", "day"),
+        2,
+        "each of the 30 classes has one row only: there is nothing",
+    ),
+    (("train", "--data", "long.csv", "--target", "b"), 2, "--categorical), or leave it out (--drop)"),
+    (("train", "--data", "alone.csv", "--target", "b"), 2, "1 row is too few to train on: at least 10 are needed"),
+    ((*TRAIN, "--save", "."), 2, "Is a directory"),
+    ((*TRAIN, "--save", "/dev/full"), 2, "not a regular file: '/dev/full'"),
+    ((*TRAIN, "--plot", "iris.csv"), 2, "Not a folder to write pictures to: 'iris.csv'"),
     ((*TRAIN, "--task", "regression"), 2, "the target 'species' holds texts, such as 'setosa'; regression wants"),
     ((*TRAIN, "--hidden", "6x"), 2, "argument --hidden: '6x' is not a list of widths such as 64,64, or none"),
     ((*TRAIN, "--hidden", "0"), 2, "argument --hidden: '0' is not a list"),
@@ -655,6 +681,9 @@ def slips(folder):
         "far.csv": "a,b\n" + "".join(f"{1e9 + k},{k % 2}\n" for k in range(20)),
         "one.csv": "a,b\n" + "".join(f"{k},{'x' if k < 5 else 'y'}\n" for k in range(20)),
         "ids.csv": "a,b\n" + "".join(f"row {k},{k % 2}\n" for k in range(300)),
+        "days.csv": "day,b\n" + "".join(f"2024-04-{k + 1:02d},{k % 2}\n" for k in range(30)),
+        "long.csv": "a,b\n" + "".join(f"{10**18 + k},{k % 2}\n" for k in range(30)),
+        "alone.csv": "a,b\n1,2\n",
         "gap.csv": "sepal_length,sepal_width,petal_length,petal_width\n1,,2,3\n",
         "word.csv": "sepal_length,sepal_width,petal_length,petal_width\n1,wide,2,3\n",
         "mauve.csv": "color,weight,shop,code\nmauve,1,North,1012\n",
@@ -697,6 +726,66 @@ def test_ctrl_c_keeps_what_there_is(here, capsys, monkeypatch):
     assert run(*TRAIN, "--epochs", 50, "--save", "early.st") == 0
     assert re.search(r"training  120 rows; 3 epochs in .* s, interrupted", capsys.readouterr().out)
     assert tabular.schema_of("early.st").classes == ("setosa", "versicolor", "virginica")
+
+
+def test_ctrl_c_before_the_first_epoch_is_over_saves_nothing(here, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(portnn.loop, "read_back", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    (tmp_path / "m.st").write_bytes(b"that of yesterday")
+    assert run(*TRAIN, "--epochs", 50, "--save", tmp_path / "m.st") == 130
+    assert capsys.readouterr() == ("", "portnn train: interrupted\n")
+    assert (tmp_path / "m.st").read_bytes() == b"that of yesterday"
+
+
+def test_a_full_disk_costs_the_file_and_not_the_report(here, tmp_path, capsys, monkeypatch):
+    """The system says that there is no room when a file is flushed to it."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(*TRAIN, "--epochs", 2, "--save", tmp_path / "m.st") == 2
+    out, err = capsys.readouterr()
+    assert "held out  30 rows: accuracy" in out
+    assert "model     NOT saved\n" in out
+    assert err == f"portnn train: No space left on device: '{tmp_path / 'm.st'}'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_named(here, slips, capsys):
+    assert run(*TRAIN, "--epochs", 2, "--log", "/dev/full") == 2
+    assert capsys.readouterr().err == "portnn train: No space left on device: '/dev/full'\n"
+    for command in (("predict", "--model", "known.st", "--data", "iris.csv"), ("info", "known.st"), ("info",)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "portnn", *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )
+        expected = f"portnn {command[0]}: No space left on device: the standard output\n"
+        assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_one_row_has_no_r2(here, slips, tmp_path, capsys):
+    pandas.read_csv("mixed.csv").head(1).to_csv(tmp_path / "one.csv", index=False)
+    assert run("predict", "--model", "shade.st", "--data", tmp_path / "one.csv") == 0
+    assert re.search(r"of the table: RMSE [\d.e+]+\n$", capsys.readouterr().err)
+
+
+def test_dates_that_come_again_and_names_that_are_declared_are_texts(tmp_path, capsys):
+    rows = [f"2024-04-{k % 9 + 1:02d},n{k},{k % 2}\n" for k in range(30)]
+    (tmp_path / "t.csv").write_text("day,name,b\n" + "".join(rows))
+    command = ("train", "--data", tmp_path / "t.csv", "--target", "b", "--epochs", "1")
+    assert run(*command, "--categorical", "name") == 0
+    assert "2 texts: 39 inputs" in capsys.readouterr().out
+    assert run(*command) == 2
+
+
+def test_classes_of_few_rows_are_held_out_where_one_can_be(tmp_path):
+    """A fifth of each class is no row: that which is held out is of the largest, not the only one of another."""
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{k},{'xyzuvw'[k % 6]}\n" for k in range(11)))
+    for seed in range(8):
+        trained = tabular.train(tmp_path / "t.csv", "b", epochs=1, seed=seed, progress=False)
+        assert len(trained.test) == 1
+        assert set(trained.targets[trained.train]) == set(range(6))
 
 
 def test_ctrl_c_before_training_leaves_with_130(here, capsys, monkeypatch):

@@ -1,9 +1,11 @@
 """Scalings of inputs and outputs: the same numbers as scikit-learn's, and a network that has them folded in."""
 
 import copy
+import fractions
 import json
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 from libraries import LIBRARIES
@@ -32,6 +34,40 @@ def test_fitted_to_data_as_scikit_learn_does(library, x):
     ours = Rescale.fit(library.make(x), low=-1.0, high=1.0).placed(x)(x)[0]
     size = np.max(abs(x)) / np.where(np.ptp(x, axis=0) > 0, np.ptp(x, axis=0), np.inf)
     assert_within(ours, expected, np.broadcast_to(8 * 2**-52 * (size + 1.0), x.shape))
+
+
+EXTREMES = {
+    "large": [1e300, -3e300, 2e300, 1.5e300],
+    "the largest": [1.7976931348623157e308, -1.7976931348623157e308, 0.0, 1e308],
+    "the largest alone": [1.7976931348623157e308] * 4,
+    "mixed": [1e300, 1e-300, 1.0, -1e200],
+    "small": [1e-300, -3e-300, 2e-300, 1.5e-300],
+    "small beside an offset": [1e-200, 1.0000001e-200, 1.0000002e-200, 1.0000001e-200],
+    "below the normal ones": [1e-310, -3e-310, 2e-310, 0.0],
+    "the smallest": [5e-324, 1e-323, 0.0, 2e-323],
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_no_square_overflows_or_vanishes(library, name):
+    """Exact mean and variance by fractions: the root is the only rounding of the reference."""
+    values = [fractions.Fraction(v) for v in EXTREMES[name]]
+    mean = sum(values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / len(values)
+    with mpmath.workdps(50):
+        std = float(mpmath.sqrt(mpmath.mpf(variance.numerator) / variance.denominator)) or 1.0
+    found = Standardize.fit(library.make(np.stack([EXTREMES[name], np.ones(4)], axis=1), "float64"))
+    # a sum of four numbers, of their squares, and the root: some roundings of the largest; and of the result itself
+    # where it is below the normal numbers
+    bound = 16 * 2**-53 * float(max(abs(v) for v in values)) + 5e-324
+    assert_within(found.mean, (float(mean), 1.0), (bound, 0.0))
+    assert_within(found.std, (std, 1.0), (bound if variance else 0.0, 0.0))
+
+
+@pytest.mark.parametrize("power", [-900, -600, 600, 1000])
+def test_powers_of_two_change_no_bit(library, power):
+    near, far = (Standardize.fit(library.make(X * scale, "float64")) for scale in (1.0, 2.0**power))
+    assert far == Standardize(np.ldexp(near.mean, power), np.ldexp(near.std, power))
 
 
 def test_fitted_in_blocks(monkeypatch):
@@ -213,6 +249,12 @@ def test_files_with_other_scalings_are_refused(tmp_path, description, monkeypatc
         (lambda: Standardize.fit(np.ma.masked_array([[1.0]], mask=[[True]])), "masked arrays are not supported"),
         (lambda: Standardize.fit(np.asarray([[1j]])), "Standardize.fit: x has dtype complex128, expected real numbers"),
         (lambda: Rescale.fit(X, low="a"), "Rescale.fit: low must be < high, got 'a' and 1.0"),
+        (
+            lambda: Rescale.fit(np.asarray([[1.0, 1e308], [2.0, -1e308]])),
+            r"Rescale.fit: feature 1 goes from -1e\+308 to 1e\+308, and no float64 brings that to 0 to 1; mult",
+        ),
+        (lambda: Rescale.fit(np.asarray([0.0, 5e-324])), "feature 0 goes from 0 to 4.94066e-324, and no float64"),
+        (lambda: Rescale.fit(X, low=-1e308, high=1e308), r"and no float64 brings that to -1e\+308 to 1e\+308"),
         (lambda: Standardize(10**400, 1.0), "Standardize: mean must be a finite number"),
         (lambda: Standardize("3", 1.0), "Standardize: mean must be a finite number"),
         (lambda: Rescale(factor=True), "Rescale: factor must be a finite number"),

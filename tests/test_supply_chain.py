@@ -90,6 +90,51 @@ def test_actions_are_pinned_by_hash():
             assert used.startswith("./") or re.fullmatch(r"[^@]+@[0-9a-f]{40}", used), f"{path.name}: {used}"
 
 
+# -- advisories --------------------------------------------------------------------------------------------------------
+
+PIP_AUDIT = """
+import json, os, sys
+answer = json.loads(os.environ["ANSWER"])
+if answer is None:
+    print("Traceback", "requests.exceptions.ConnectionError: no route", sep="\\n", file=sys.stderr)
+    sys.exit(1)
+with open(sys.argv[sys.argv.index("--output") + 1], "w") as file:
+    json.dump({"dependencies": answer}, file)
+sys.exit(any(package.get("vulns") for package in answer))
+"""
+GOOD = {"name": "good", "version": "1.0", "vulns": []}
+BAD = {"name": "bad", "version": "2.0", "vulns": [{"id": "PYSEC-1"}, {"id": "GHSA-2"}]}
+LOST = {"name": "lost", "skip_reason": "Dependency not found on PyPI and could not be audited: lost (3.0)"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ([GOOD], 0, "audit: 1 versions, no advisory"),
+        ([GOOD, BAD], 1, "audit: bad 2.0 has PYSEC-1, GHSA-2"),
+        (
+            [LOST],
+            1,
+            "audit: 1 of 1 packages could not be checked, PyPI's advisories do not answer from here for lost; ",
+        ),
+        ([GOOD, LOST], 1, "audit: 1 of 2 packages could not be checked"),
+        ([], 1, "audit: 0 of 0 packages could not be checked"),
+        (None, 1, "audit: audit.txt could not be checked, pip-audit ended with 'requests.exceptions.ConnectionError: "),
+    ],
+    ids=["good", "advisory", "no answer", "part of an answer", "nothing", "no report"],
+)
+def test_an_audit_that_could_not_ask_does_not_pass(tmp_path, answer, code, said):
+    """With a pip-audit that answers so to each lock: one sentence, and how to ask."""
+    (tmp_path / "pip_audit.py").write_text(PIP_AUDIT)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "ANSWER": json.dumps(answer)}
+    command = [sys.executable, str(ROOT / "requirements" / "audit.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    text = done.stdout + done.stderr
+    assert (done.returncode, text.count("\n")) == (code, 1), text
+    assert text.startswith(said)
+    assert ("run `nox -s audit` on a machine with internet access" in text) == ("could not" in text)
+
+
 # -- no network -------------------------------------------------------------------------------------------------------
 
 OUTSIDE = """

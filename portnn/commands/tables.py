@@ -16,7 +16,7 @@ from portnn import plots, tabular
 from portnn.callbacks import CSVLog
 from portnn.checks import check_count, check_number
 from portnn.console import many, some, summary, table
-from portnn.files import atomic_write, shown
+from portnn.files import atomic_write, check_target, shown
 
 
 def train(options: argparse.Namespace) -> int:
@@ -26,7 +26,11 @@ def train(options: argparse.Namespace) -> int:
             raise FileNotFoundError(2, "No such folder", str(Path(path).parent))
         _not_onto(path, options.data)
     _not_twice(save=options.save, log=options.log, plot=options.plot)
+    if options.save is not None:
+        check_target(options.save)
     if options.plot is not None:
+        if Path(options.plot).exists() and not Path(options.plot).is_dir():
+            raise NotADirectoryError(20, "Not a folder to write pictures to", options.plot)
         with plots.style.style("train --plot"):  # says if matplotlib is missing, before the training
             Path(options.plot).mkdir(parents=True, exist_ok=True)
     trained = tabular.train(
@@ -51,9 +55,15 @@ def train(options: argparse.Namespace) -> int:
         header=options.header,
         callbacks=[CSVLog(options.log)] if options.log else [],
     )
-    if options.save:
-        tabular.save(trained, options.save)
-    summary(report(trained, options))
+    if trained.history.interrupted and not trained.history.get("loss"):
+        raise KeyboardInterrupt  # before anything was learned
+    unsaved = None
+    try:
+        if options.save:
+            tabular.save(trained, options.save)
+    except OSError as error:  # what was found out is told all the same
+        unsaved = error
+    summary(report(trained, options, saved=unsaved is None))
     schema, t = trained.schema, trained.targets[trained.test]
     if schema.classes is not None and trained.answers is not None:
         labels = trained.answers.argmax(axis=1)
@@ -65,10 +75,12 @@ def train(options: argparse.Namespace) -> int:
         table([f"held out: {schema.target}", "rows", "right", "predicted"], rows)
     if options.plot and trained.history:
         draw(trained, Path(options.plot))
+    if unsaved is not None:
+        raise unsaved
     return 0
 
 
-def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[str, str]]:
+def report(trained: tabular.Trained, options: argparse.Namespace, *, saved: bool) -> list[tuple[str, str]]:
     """Return what there is to say about a training, line by line."""
     schema, model, history = trained.schema, trained.model, trained.history
     rows, columns = trained.table.values.shape
@@ -115,10 +127,16 @@ def report(trained: tabular.Trained, options: argparse.Namespace) -> list[tuple[
         lines.append(("held out", f"{many(scores.rows, 'row')}: accuracy {scores.score:.2%}"))
         lines.append(("baseline", f"always {shown(usual, 60)}: accuracy {scores.baseline:.2%}"))
     else:
-        lines.append(("held out", f"{many(scores.rows, 'row')}: R^2 {scores.score:.4f}, RMSE {scores.rmse:.6g}"))
-        lines.append(("baseline", f"always the mean: R^2 {scores.baseline:.4f}, RMSE {scores.baseline_rmse:.6g}"))
-    lines.append(("model", f"saved to {options.save}" if options.save else "not saved; --save FILE keeps it"))
+        lines.append(("held out", f"{many(scores.rows, 'row')}: {_errors(scores.score, scores.rmse)}"))
+        lines.append(("baseline", f"always the mean: {_errors(scores.baseline, scores.baseline_rmse)}"))
+    kept = f"saved to {options.save}" if saved else "NOT saved"
+    lines.append(("model", kept if options.save else "not saved; --save FILE keeps it"))
     return lines
+
+
+def _errors(score: float, rmse: float | None) -> str:
+    """Return R^2, which values that are all alike do not have, and the root of the mean square."""
+    return f"RMSE {rmse:.6g}" if math.isnan(score) else f"R^2 {score:.4f}, RMSE {rmse:.6g}"
 
 
 def draw(trained: tabular.Trained, folder: Path) -> None:
@@ -158,7 +176,7 @@ def predict(options: argparse.Namespace) -> int:
     said = f"{many(len(answers), 'row')}"
     if targets is not None:  # the table has the answers
         scores = tabular.scored(schema, answers, targets, targets)
-        good = f"accuracy {scores.score:.2%}" if schema.classes else f"R^2 {scores.score:.4f}, RMSE {scores.rmse:.6g}"
+        good = f"accuracy {scores.score:.2%}" if schema.classes else _errors(scores.score, scores.rmse)
         said += f"; beside the column {shown(schema.target, 60)} of the table: {good}"
     elif unknown is not None:
         said += f"; not compared with the column {shown(schema.target, 60)}: {unknown}"

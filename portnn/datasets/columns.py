@@ -4,33 +4,27 @@ The reader of :mod:`portnn.datasets.csv_table` with names, categories and missin
 twice, once to learn what each column holds, once to fetch it.
 """
 
+import decimal
 import difflib
+import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from portnn.backends import one_of
-from portnn.datasets.csv_table import (
-    _NUMBER,
-    _are_names,
-    _blocks,
-    _fail,
-    _fields,
-    _first_line,
-    _Layout,
-    _parse_fast,
-    room_for,
-)
-from portnn.datasets.stream import open_data
+from portnn.datasets.csv_table import _NUMBER, _fail, _parse_fast, room_for
+from portnn.datasets.decimals import decimals
+from portnn.datasets.table_file import TableFile
 from portnn.errors import FormatError
 from portnn.files import StrPath, listing, naming, shown
 
 MAX_CATEGORIES = 200
+_LONG = re.compile(rb"(?<![\d.])\d{16,}(?![\d.eE])")  # whole numbers of which float64 may not keep all digits
+FEW = 8  # lines for which it does not pay to go through columns, of which there may be thousands
 MISSING = frozenset({"", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL"})
-_DELIMITERS = ",;\t|"
-_NO_NAME = "this column has no name; give it one, or write the table without an index"
 
 
 class Column(NamedTuple):
@@ -72,9 +66,10 @@ def read_columns(
 
     A column whose first value is a number holds numbers, all others must be numbers too; else it holds texts, of which
     there may be 200 different ones, and no more than half of them numbers, also with a decimal comma, unless it is
-    among the categorical ones. What counts as missing: nothing, ?, NA, N/A, n/a, NaN, nan, null, NULL. For the
-    rest it is as strict as :func:`portnn.datasets.read_csv`: as many fields in each line, no blank lines, lines and
-    columns counted from 1 in every message.
+    among the categorical ones. A whole number of which float64 keeps not all digits, such as 9007199254740993, is
+    refused: such numbers are names, most often, and then the column is categorical. What counts as missing: nothing, ?,
+    NA, N/A, n/a, NaN, nan, null, NULL. For the rest it is as strict as :func:`portnn.datasets.read_csv`: as many fields
+    in each line, no blank lines, lines and columns counted from 1 in every message.
 
     Parameters
     ----------
@@ -118,7 +113,7 @@ def read_columns(
 
     """
     one_of("missing of read_columns", missing, ("refuse", "drop"))
-    file = _File(path, delimiter, header, max_rows, max_bytes)
+    file = TableFile(path, delimiter, header, max_rows, max_bytes)
     with naming("read_columns", path):
         names = file.names()
         if wanted is None:
@@ -135,7 +130,7 @@ def read_columns(
 
 def column_names(path: StrPath, *, delimiter: str = "auto", header: bool = True) -> list[str]:
     """Return the names of the columns, without reading the rest."""
-    return _File(path, delimiter, header, 1, 1).names()
+    return TableFile(path, delimiter, header, 1, 1).names()
 
 
 def find(name: str, names: Sequence[str]) -> int:
@@ -156,96 +151,72 @@ def find(name: str, names: Sequence[str]) -> int:
     raise FormatError(f"there is no column {shown(name, 60)}; {cure}")
 
 
-class _File:
-    """A file that can be gone through more than once, line by line."""
-
-    def __init__(self, path: StrPath, delimiter: str, header: bool, max_rows: int, max_bytes: int) -> None:
-        if delimiter != "auto" and delimiter not in tuple(_DELIMITERS):
-            raise ValueError(f"read_columns: delimiter={shown(delimiter)}, expected one of , ; tab | or 'auto'")
-        self.path, self.delimiter, self.header = path, delimiter, header
-        self.max_rows, self.max_bytes = max_rows, max_bytes
-
-    def names(self) -> list[str]:
-        """Return the names in line 1, each once; it also settles the delimiter and the number of columns."""
-        with open_data("read_columns", self.path) as (stream, _):
-            first = _first_line(stream)
-            if self.delimiter == "auto":
-                self.delimiter = max(_DELIMITERS, key=first.decode("latin-1").count)
-            fields = [field.strip() for field in _fields(first, 1, self.delimiter.encode())]
-            self.layout = _Layout(len(fields), self.delimiter.encode(), float(np.finfo(np.float64).max))
-            if not self.header:
-                return [str(k) for k in range(1, len(fields) + 1)]
-            if not any(_are_names([field]) for field in fields):
-                _fail(1, 1, "a line of numbers where the names of the columns should be; give them, or say no header")
-            seen: set[str] = set()  # of up to 65,536 names
-            for place, name in enumerate(fields):
-                if not name or name in seen:
-                    what = f"the name {shown(name, 40)} is there twice" if name else _NO_NAME
-                    _fail(1, place + 1, what)
-                seen.add(name)
-            return fields
-
-    def blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield whole lines and the number of the first, those of data only."""
-        line, size = 1, 0
-        with open_data("read_columns", self.path) as (stream, _):
-            first = _first_line(stream)
-            line += self.header
-            for block in _blocks(stream, line, b"" if self.header else first + b"\n"):
-                size += len(block)
-                if line - 1 > self.max_rows or size > self.max_bytes:
-                    _fail(line, 1, f"the table exceeds max_rows={self.max_rows} or max_bytes={self.max_bytes}")
-                yield line, block
-                line += block.count(b"\n")
-            if line == 1 + self.header:
-                _fail(1 + self.header, 1, "there are no data after the header")
-
-    def rows(self, line: int, block: bytes) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number and the fields of each line of a block."""
-        for number, text in enumerate(block.split(b"\n")[:-1], line):
-            fields = _fields(text, number, self.layout.delimiter)
-            if len(fields) != self.layout.columns:
-                place = min(len(fields), self.layout.columns) + 1
-                _fail(number, place, f"{len(fields)} fields in this line, {self.layout.columns} in line 1")
-            yield number, [field.strip() for field in fields]
-
-
 def _survey(
-    file: _File, names: Sequence[str], places: Sequence[int], categorical: Collection[str], missing: str
+    file: TableFile, names: Sequence[str], places: Sequence[int], categorical: Collection[str], missing: str
 ) -> tuple[Column, ...]:
     """Go through the file once to learn which columns hold numbers, and the categories of the others."""
     since: dict[int, int] = {}  # the line of the first number of a column of numbers
     texts: dict[int, dict[str, int]] = {place: {} for place in places if names[place] in categorical}  # and their lines
     declared = frozenset(texts)
-    for line, block in file.blocks():
-        if not texts and len(places) == len(names) and _parse_fast(block, file.layout) is not None:
+
+    any_size = file.layout._replace(largest=math.inf)  # what is too large is refused when it is fetched
+
+    def many(line: int, block: bytes) -> bool:
+        if not texts and len(places) == len(names) and _parse_fast(block, any_size) is not None:
             for place in places:
                 since.setdefault(place, line)
-            continue
-        for number, fields in file.rows(line, block):
-            gone = _missing(fields, places)
-            if gone is not None:
-                if missing == "refuse":
-                    _refuse_missing(number, gone, names[gone], fields[gone])
-                continue
-            for place in places:
-                text = fields[place]
-                if place in texts:
-                    texts[place].setdefault(text, number)
-                    if len(texts[place]) > MAX_CATEGORIES:
+            return True
+        found = file.columns(block) if block.count(b"\n") >= FEW else None
+        rows = None if found is None else _present(found, places, missing)
+        if found is None or rows is None:
+            return False
+        if not rows:
+            return True
+        columns = {place: _at(found[place], rows) for place in places}
+        known = [place for place in places if place in texts or not (place in since or _is_number(columns[place][0]))]
+        numbers = sorted(set(places) - set(known))
+        new = {}
+        for place in known:
+            if not texts.get(place, {}).keys() >= set(columns[place]):
+                new[place] = dict(zip(reversed(columns[place]), reversed(rows), strict=True))  # the first row of each
+                if len(texts.get(place, {}).keys() | new[place].keys()) > MAX_CATEGORIES:
+                    return False
+        if numbers and _numbers([columns[place] for place in numbers], math.inf) is None:
+            return False
+        for place in numbers:
+            since.setdefault(place, line + rows[0])
+        for place, firsts in new.items():
+            for text in sorted(firsts, key=firsts.__getitem__):
+                texts.setdefault(place, {}).setdefault(text, line + firsts[text])
+        return True
+
+    def one(line: int, fields: list[str]) -> None:
+        gone = _missing(fields, places)
+        if gone is not None:
+            if missing == "refuse":
+                _refuse_missing(line, gone, names[gone], fields[gone])
+            return
+        for place in places:
+            text, known = fields[place], texts.get(place)
+            if known is not None:
+                if text not in known:
+                    known[text] = line
+                    if len(known) > MAX_CATEGORIES:
                         if place not in declared:
-                            _refuse_numbers(texts[place], place, names[place], file.header)
-                        _fail(number, place + 1, _too_many(names[place]))
-                elif _NUMBER.fullmatch(text):
-                    since.setdefault(place, number)
-                elif place in since:
-                    _fail(
-                        *(number, place + 1),
-                        f"{shown(text, 40)} in column {shown(names[place], 40)} is not a number{_comma(text)}, but "
-                        f"line {since[place]} has one; correct it, or declare the column categorical",
-                    )
-                else:
-                    texts[place] = {text: number}
+                            _refuse_numbers(known, place, names[place], file.header)
+                        _fail(line, place + 1, _too_many(names[place]))
+            elif _is_number(text):
+                since.setdefault(place, line)
+            elif place in since:
+                _fail(
+                    *(line, place + 1),
+                    f"{shown(text, 40)} in column {shown(names[place], 40)} is not a number{_comma(text)}, but "
+                    f"line {since[place]} has one; correct it, or declare the column categorical",
+                )
+            else:
+                texts[place] = {text: line}
+
+    file.go_through(many, one)
     if not since and not texts:
         _fail(1 + file.header, 1, "every row has a missing value")
     for place in sorted(texts.keys() - declared):
@@ -253,35 +224,91 @@ def _survey(
     return tuple(Column(names[p], tuple(sorted(texts[p])) if p in texts else None) for p in places)
 
 
-def _collect(file: _File, columns: tuple[Column, ...], places: Sequence[int], missing: str, room: float) -> Table:
+def _collect(file: TableFile, columns: tuple[Column, ...], places: Sequence[int], missing: str, room: float) -> Table:
     """Go through the file to fetch columns whose kinds are known; twice where they take more than ``room`` bytes."""
     codes = [None if c.categories is None else {text: float(k) for k, text in enumerate(c.categories)} for c in columns]
+    plain = [k for k, known in enumerate(codes) if known is None]
     values, left_out = bytearray(), 0  # grown in place, so that the peak is the result and one block
     kept = True
-    for line, block in file.blocks():
+
+    def keep(rows: np.ndarray) -> None:
+        nonlocal values, kept
+        values += np.ascontiguousarray(rows).data.cast("B")
         if len(values) > room:  # the rest is only looked at, before any of it is kept
             kept = False
         if not kept:
             values = bytearray()
-        parsed = None if any(codes) else _parse_fast(block, file.layout)
-        if parsed is not None:
-            values += np.ascontiguousarray(parsed[:, places]).data.cast("B")
-            continue
-        for number, fields in file.rows(line, block):
-            gone = _missing(fields, places)
-            if gone is not None:
-                if missing == "refuse":
-                    _refuse_missing(number, gone, columns[list(places).index(gone)].name, fields[gone])
-                left_out += 1
-                continue
-            row = [
-                _value(fields[place], number, place, column, known, file.layout.largest)
-                for place, column, known in zip(places, columns, codes, strict=True)
-            ]
-            values += np.asarray(row).data.cast("B")
+
+    def many(line: int, block: bytes) -> bool:
+        nonlocal left_out
+        if not any(codes) and (parsed := _parse_fast(block, file.layout)) is not None:
+            if _cut(parsed, block):
+                return False
+            keep(parsed[:, places])
+            return True
+        found = file.columns(block) if block.count(b"\n") >= FEW else None
+        rows = None if found is None else _present(found, places, missing)
+        if found is None or rows is None:
+            return False
+        result = np.empty((len(rows), len(columns)))
+        if rows and plain:
+            numbers = _numbers([_at(found[places[k]], rows) for k in plain], file.layout.largest)
+            if numbers is None or _cut(numbers, block):
+                return False
+            result[:, plain] = numbers
+        for k, known in enumerate(codes):
+            if known is not None:
+                try:
+                    result[:, k] = [known[text] for text in _at(found[places[k]], rows)]
+                except KeyError:
+                    return False
+        left_out += len(found[0]) - len(rows)
+        keep(result)
+        return True
+
+    def one(line: int, fields: list[str]) -> None:
+        nonlocal left_out
+        gone = _missing(fields, places)
+        if gone is not None:
+            if missing == "refuse":
+                _refuse_missing(line, gone, columns[list(places).index(gone)].name, fields[gone])
+            left_out += 1
+            return
+        row = [
+            _value(fields[place], line, place, column, known, file.layout.largest)
+            for place, column, known in zip(places, columns, codes, strict=True)
+        ]
+        keep(np.asarray(row))
+
+    file.go_through(many, one)
     if not kept:
         return _collect(file, columns, places, missing, math.inf)
     return Table(columns, np.frombuffer(values, np.float64).reshape(-1, len(columns)), left_out)
+
+
+def _numbers(columns: Sequence[Sequence[str]], largest: float) -> np.ndarray | None:
+    """Return columns of texts as numbers, ``(rows, columns)``, or None if one of the texts is none."""
+    text = "\n".join(itertools.chain.from_iterable(columns)) + "\n"
+    values = decimals(text.encode(), 1, b",", largest)
+    return None if values is None else values.reshape(len(columns), -1).T
+
+
+def _present(columns: Sequence[Sequence[str]], places: Sequence[int], missing: str) -> Sequence[int] | None:
+    """Return the rows without missing values, or None if there are others that are to be refused."""
+    rows = range(len(columns[0]))
+    gaps = [place for place in places if not MISSING.isdisjoint(columns[place])]
+    if gaps and missing == "refuse":
+        return None
+    gone = {row for place in gaps for row, text in enumerate(columns[place]) if text in MISSING}
+    return [row for row in rows if row not in gone] if gone else rows
+
+
+def _at(column: Sequence[str], rows: Sequence[int]) -> Sequence[str]:
+    return column if len(rows) == len(column) else [column[row] for row in rows]
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _value(text: str, line: int, place: int, column: Column, codes: dict[str, float] | None, largest: float) -> float:
@@ -296,11 +323,29 @@ def _value(text: str, line: int, place: int, column: Column, codes: dict[str, fl
     value = float(text)
     if abs(value) > largest:
         _fail(line, place + 1, f"{shown(text, 40)} is too large, at most {largest:.3g} fits")
+    if _LONG.search(text.encode()) and _is_cut(text):
+        _fail(
+            *(line, place + 1),
+            f"{shown(text, 40)} in column {shown(column.name, 40)} has more digits than a number keeps here, it would "
+            f"become {value:.0f}; declare the column categorical, or leave it out",
+        )
     return value
+
+
+def _cut(values: np.ndarray, block: bytes) -> bool:
+    """Whether a block may hold a whole number that float64 makes another one."""
+    return bool(np.abs(values).max() >= 2.0**53) and any(_is_cut(found.decode()) for found in _LONG.findall(block))
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a whole number has digits that its float64 has not; zeros at the end are none."""
+    return decimal.Decimal(repr(float(text))) != decimal.Decimal(text)
 
 
 def _missing(fields: list[str], places: Sequence[int]) -> int | None:
     """Return the first place with a missing value."""
+    if MISSING.isdisjoint(fields):
+        return None
     return next((place for place in places if fields[place] in MISSING), None)
 
 
@@ -325,8 +370,8 @@ def _refuse_numbers(texts: dict[str, int], place: int, name: str, header: bool) 
 
 def _too_many(name: str) -> str:
     return (
-        f"column {shown(name, 40)} has more than {MAX_CATEGORIES} different texts: it looks like free text or an "
-        "identifier, which a network cannot use; leave it out"
+        f"column {shown(name, 40)} has more than {MAX_CATEGORIES} different texts: it looks like free text, an "
+        "identifier or dates, which a network cannot use; leave it out"
     )
 
 

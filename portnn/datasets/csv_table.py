@@ -1,7 +1,7 @@
 """Tables of numbers as CSV text, such as MNIST with a label and 784 pixels to a line.
 
-Blocks of whole lines are parsed at NumPy's speed when they hold nothing but plain numbers. Any block that does not is
-parsed again field by field, which either copes (quotes, blanks around numbers) or says where it went wrong.
+Blocks of whole lines are parsed by array operations. One that does not hold numbers alone is halved until a line is
+left, which is then parsed field by field, to say where it went wrong.
 """
 
 import csv
@@ -13,14 +13,13 @@ from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 
+from portnn.datasets.decimals import MAX_FIELD, MAX_LINE, bare, decimals
 from portnn.datasets.stream import open_data
 from portnn.errors import FormatError
 from portnn.files import StrPath, listing, looks_like, shown
 
 MAX_COLUMNS = 65_536
-MAX_LINE = 1 << 21
-MAX_FIELD = 1_000
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 _UNSEEN = 1 << 23
 
 # float() is laxer: it takes "nan", "1_000" and the digits of every script.
@@ -108,15 +107,13 @@ def read_csv(
 
         def parsed() -> Iterator[np.ndarray]:
             line, size = (1 if names is None else 2), 0
-            for block in _blocks(stream, line, first + b"\n" if names is None else b""):
+            for block in _blocks(stream, first + b"\n" if names is None else b""):
                 size += len(block)
-                values = _parse_fast(block, layout)
-                if values is None:
-                    values = _parse_exactly(block, line, layout)
-                line += len(values)
-                if size > max_bytes or line - (names is not None) > max_rows + 1:
-                    _fail(line - 1, 1, f"the table exceeds max_rows={max_rows} or max_bytes={max_bytes}")
-                yield values
+                for values in _parsed(block, line, layout):
+                    line += len(values)
+                    if size > max_bytes or line - (names is not None) > max_rows + 1:
+                        _fail(line - 1, 1, f"the table exceeds max_rows={max_rows} or max_bytes={max_bytes}")
+                    yield values
             if not size:
                 _fail(2, 1, "there are no data after the header")
 
@@ -177,46 +174,55 @@ def _first_line(stream: BinaryIO) -> bytes:
     return line.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _blocks(stream: BinaryIO, line: int, start: bytes) -> Iterator[bytes]:
-    """Yield whole lines, some hundred kilobytes at a time, each ended by one line feed."""
+def _blocks(stream: BinaryIO, start: bytes) -> Iterator[bytes]:
+    """Yield whole lines, some ten kilobytes at a time, each ended by one line feed; one that is too long is cut."""
     while block := start + stream.read(_BLOCK):
         if not block.endswith(b"\n"):
-            block += stream.readline(MAX_LINE)
+            block += stream.readline(MAX_LINE)  # cut off, it is too long with what it began with
         start = b""
         block = block.replace(b"\r\n", b"\n")
         yield block if block.endswith(b"\n") else block + b"\n"
 
 
+def halves(block: bytes) -> tuple[bytes, bytes] | None:
+    """Cut lines in two, near the middle; None for a single line.
+
+    Examples
+    --------
+    >>> halves(b"1\\n2\\n3\\n"), halves(b"1\\n")
+    ((b'1\\n', b'2\\n3\\n'), None)
+
+    """
+    cut = block.rfind(b"\n", 0, len(block) // 2) + 1 or block.index(b"\n") + 1
+    return (block[:cut], block[cut:]) if cut < len(block) else None
+
+
+def _parsed(block: bytes, line: int, layout: _Layout) -> Iterator[np.ndarray]:
+    """Yield the numbers of a block whose first line is number ``line``, in pieces where something is wrong in it."""
+    pieces = [block]
+    while pieces:
+        piece = pieces.pop()
+        values = _parse_fast(piece, layout)
+        if values is None and (parts := halves(piece)):
+            pieces += reversed(parts)
+            continue
+        if values is None:
+            values = _parse_exactly(piece, line, layout)
+        line += len(values)
+        yield values
+
+
 def _parse_fast(block: bytes, layout: _Layout) -> np.ndarray | None:
     """The float64 numbers, of shape (lines, columns), or None if the block needs a closer look."""
-    rows = block.count(b"\n")
-    if block.count(layout.delimiter) != rows * (layout.columns - 1):
+    others = block.translate(None, b"0123456789+-.eE\n" + layout.delimiter)
+    if others.strip(b'" \t'):
         return None
-    others = set(block.translate(None, b"0123456789\n" + layout.delimiter))
-    if not others <= set(b"+-.eE"):
-        return None
-    buffer = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero((buffer == ord("\n")) | (buffer == ord(layout.delimiter)))
-    widths = np.diff(ends, prepend=-1) - 1
-    widest = int(widths.max())
-    if widths.min() < 1 or widest > MAX_FIELD or np.any(buffer[ends[layout.columns - 1 :: layout.columns]] != 10):
-        return None
-    if not others and widest <= 15:
-        values = np.zeros(len(ends))
-        for place in range(widest):  # whole numbers below 10**15 are exact in float64
-            digits = buffer[np.maximum(ends - 1 - place, 0)] - np.uint8(ord("0"))
-            values += np.where(widths > place, digits, 0) * 10.0**place
-    else:
-        try:
-            lines = block.decode("ascii").splitlines()
-            values = np.loadtxt(lines, delimiter=layout.delimiter.decode(), comments=None, ndmin=2)
-        except ValueError:
-            return None
-    return values.reshape(rows, layout.columns) if np.abs(values).max() <= layout.largest else None
+    plain = bare(block, layout.columns, layout.delimiter) if others else block
+    return None if plain is None else decimals(plain, layout.columns, layout.delimiter, layout.largest)
 
 
 def _parse_exactly(block: bytes, line: int, layout: _Layout) -> np.ndarray:
-    """The same numbers, one field at a time; ``line`` is the number of the first line."""
+    """The same numbers, one field at a time, or why not; ``line`` is the number of the first line."""
     rows = []
     for number, text in enumerate(block.split(b"\n")[:-1], line):
         fields = _fields(text, number, layout.delimiter)
