@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -59,6 +60,21 @@ def install_wheel(session: nox.Session) -> None:
     session.install("--force-reinstall", "--no-deps", str(built(session)))
 
 
+def compiled_once(session: nox.Session) -> dict[str, str]:
+    """Return what makes JAX keep the programs that it compiles, for all workers and the processes that they start.
+
+    The folder is that of this run alone, unless the environment names one. Tests of what a process computes all by
+    itself switch it off.
+    """
+    folder = Path(session.create_tmp()).resolve() / "compiled"
+    shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder)),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and the doctests against the installed wheel, from another folder, on every library there is."""
@@ -66,6 +82,7 @@ def tests(session: nox.Session) -> None:
     install_wheel(session)
     session.chdir(session.create_tmp())
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    threads |= compiled_once(session)
     pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
     pytest += ["-p", "no:cacheprovider"]
     if session.posargs:  # paths are those of the checkout: the session runs elsewhere
@@ -74,7 +91,8 @@ def tests(session: nox.Session) -> None:
         session.run(*pytest, *everything, *words, env=threads)
         return
     session.run(*pytest, "--doctest-modules", "--pyargs", "portnn", env=threads)
-    session.run(*pytest, "-n", "auto", str(HERE / "tests"), env=threads)
+    # each worker keeps to files of its own, with what they set up and compile, until the other has none left
+    session.run(*pytest, "-n", "auto", "--dist", "worksteal", str(HERE / "tests"), env=threads)
 
 
 @nox.session

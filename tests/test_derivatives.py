@@ -66,13 +66,14 @@ def stacked(model, values):
 
 
 EVERY = pytest.mark.parametrize("activation", ACTIVATIONS)
-DEEP = pytest.mark.parametrize("depth", range(5))
 MANY = pytest.mark.parametrize("members", [None, 3])
 
 
-@MANY
-@DEEP
-@EVERY
+# Each activation at each depth, and either of them with and without members.
+KINDS = [(a, d, 3 if (i + d) % 2 else None) for i, a in enumerate(ACTIVATIONS) for d in range(5)]
+
+
+@pytest.mark.parametrize(("activation", "depth", "members"), KINDS)
 def test_jacobian_jvp_and_hvp_are_those_of_torch_func(activation, depth, members):
     model, rng = network(activation, depth, members), np.random.default_rng(depth)
     x, t = rng.standard_normal((BATCH, INPUTS)), torch.tensor(LABELS)

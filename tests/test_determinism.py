@@ -16,6 +16,7 @@ import portnn
 
 BACKENDS = [name for name in ("numpy", "torch", "jax", "array_api_strict") if not LIBRARIES[name].why_not]
 CASES = [(kind, backend) for kind in runs.KINDS for backend in BACKENDS]
+ALONE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # each process compiles for itself
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -28,7 +29,7 @@ def in_a_process(backend, **variables):
     arguments = [word for kind in runs.KINDS for word in (kind, backend)]
     done = subprocess.run(
         [sys.executable, str(Path(runs.__file__)), *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | variables,
+        env=os.environ | ALONE | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | variables,
         capture_output=True,
         text=True,
         timeout=300,

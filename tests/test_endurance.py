@@ -51,7 +51,7 @@ print(json.dumps({"resident": grown, "python": python / 2**20, "compiled": [firs
 def many(*words):
     done = subprocess.run(
         [sys.executable, "-c", MANY, str(ROOT / "benchmarks"), *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -168,8 +168,14 @@ def test_predict_and_evaluate_are_those_of_the_network_in_prediction(library, co
 
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_pullbacks_are_those_of_central_differences(library, configuration, members):
-    model = network(library, configuration, members=members)
+def test_pullbacks_are_those_of_central_differences(configuration, members):
+    """On NumPy: that those of the other libraries are right to the last digits, torch has said above."""
+    model = network(NUMPY, configuration, members=members)
+    assert check_vjp(model.forward, [model.params, X[:3]]) < tolerances.central_difference(3.0)
+
+
+def test_pullbacks_with_everything_are_those_of_central_differences(library):
+    model = network(library, "all", members=2)
     x = library.make(X[:3])
     assert check_vjp(model.forward, [model.params, x]) < tolerances.central_difference(3.0)
 
@@ -469,9 +475,10 @@ def test_copies_files_and_pickles_are_the_same_network(library, configuration, m
         if model.running is not None:
             assert other.running is not model.running
             assert_same(library.to_numpy(other.running), library.to_numpy(model.running))
-    fit(others[0])
-    fit(model)
-    assert_same(library.to_numpy(others[0].params), library.to_numpy(model.params))
+    if configuration == "all" or library is NUMPY:  # with everything there is to be carried over
+        fit(others[0])
+        fit(model)
+        assert_same(library.to_numpy(others[0].params), library.to_numpy(model.params))
 
 
 def test_a_file_says_its_format_and_names_its_tensors(tmp_path):

@@ -73,6 +73,7 @@ def family(method, backend, tmp_path, threads=2):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     many = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    many["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # each process compiles for itself
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script), method, backend],

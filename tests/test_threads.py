@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -283,6 +284,7 @@ def test_float64_of_jax_is_a_matter_of_the_thread():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", X64],
         cwd=Path(__file__).parent,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},  # its threads compile at the same time
         capture_output=True,
         text=True,
         timeout=300,
