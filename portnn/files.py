@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ StrPath = str | os.PathLike[str]
 
 MAX_RANK = 8
 MAX_EMPTY_EXTENT = 2**31 - 1
+MAX_EMPTY_PRODUCT = (2**63 - 1) // 8  # of the extents beside a 0, of elements of 8 bytes
 
 _TEMPORARY = re.compile(r"\.portnn-[0-9a-f]{16}\.tmp")  # what atomic_write makes
 
@@ -159,12 +161,15 @@ def check_shape(shape: Collection[int], what: str) -> None:
     """FormatError unless ``shape`` has at most 8 axes and, when it holds no element, only modest extents.
 
     A shape with elements is held to the bytes that are there; one without, such as (0, 2**62), is backed by
-    nothing, and the first product of its extents would overflow.
+    nothing, and the first product of its extents would overflow; NumPy multiplies those beside the 0, and the bytes of
+    an element.
     """
     if len(shape) > MAX_RANK:
         raise FormatError(f"{what} has rank {len(shape)}, at most {MAX_RANK} is allowed")
     if 0 in shape and max(shape) > MAX_EMPTY_EXTENT:
         raise FormatError(f"{what} has no elements but claims an extent of {shown(max(shape))}")
+    if 0 in shape and (product := math.prod(extent for extent in shape if extent)) > MAX_EMPTY_PRODUCT:
+        raise FormatError(f"{what} has no elements but claims extents whose product is {shown(product)}")
 
 
 def listing(names: Iterable[str]) -> str:
