@@ -57,9 +57,8 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     ...     pathlib.Path(folder, "greeting").read_bytes()
     b'hello, world'
     """
-    target = os.path.realpath(path)
+    target = check_target(path)
     folder = os.path.dirname(target)
-    _check_target(target, folder)
     temporary = os.path.join(folder, f".portnn-{secrets.token_hex(8)}.tmp")
     try:
         # Mode x gets 0666 less the umask from the kernel (mkstemp: 0600) and never follows a planted link.
@@ -78,13 +77,19 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     sync_folder(folder)
 
 
-def _check_target(target: str, folder: str) -> None:
+def check_target(path: StrPath) -> str:
+    """Return the file that a path stands for, behind symbolic links; OSError where :func:`atomic_write` cannot write.
+
+    Nothing is changed: it may be asked long before there is something to write.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     if os.path.islink(target):  # realpath gives up only on a loop
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
     if not os.path.exists(target):
-        return
+        return target
     mode = os.stat(target).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
@@ -92,6 +97,7 @@ def _check_target(target: str, folder: str) -> None:
         raise OSError(errno.EINVAL, "not a regular file", target)
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+    return target
 
 
 def sync_folder(folder: StrPath) -> None:
