@@ -30,7 +30,7 @@ def peak() -> float:
 
 def main() -> None:
     """Predict, and print throughput, memory and how far the result is from the one in memory."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--chunk", type=int, default=2**18, help="rows of a chunk")
     parser.add_argument("--workers", type=int, default=2)

@@ -57,7 +57,7 @@ def observations(n: int = 400, noise: float = 0.02):
 
 def main() -> None:
     """Fit and print what was found beside the truth."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="numpy")
     parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()

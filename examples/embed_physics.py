@@ -60,7 +60,7 @@ def solve(backend, steps: int = 6000):
 
 def main() -> None:
     """Solve and print how far it is from the solution."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="numpy", help="numpy, cupy, torch or jax")
     parser.add_argument("--steps", type=int, default=6000)
     args = parser.parse_args()

@@ -19,7 +19,7 @@ NOISE = 0.05
 
 def main() -> None:
     """Fit twice, and print what is left of the residuals."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="numpy")
     args = parser.parse_args()
     try:

@@ -13,7 +13,7 @@ import portnn
 
 def main() -> None:
     """Fit f, and print how far the network and its curvature are from the truth."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

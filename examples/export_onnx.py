@@ -21,7 +21,7 @@ import portnn
 
 def main() -> int:
     """Train, export, check, compare; 1 if a prediction differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dataset", default="auto", help="auto, mnist, digits, or what else mnist.py takes")
     parser.add_argument("--data-dir", help="the folder that holds mnist/; default: PORTNN_DATA, then data/")
     parser.add_argument("--backend", default="numpy", help="the library to train on")

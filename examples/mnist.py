@@ -157,7 +157,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="numpy", choices=BACKENDS)
     parser.add_argument("--device", help="cpu, cuda:0, ...; default: the library's own")
     parser.add_argument("--precision", choices=("float32", "float64"))

@@ -20,7 +20,7 @@ from portnn.evaluation import predicted
 
 def main() -> int:
     """Train, draw, and say where the pictures are."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", default="pictures", metavar="DIR", help="folder of the PNG files, made if need be")
     parser.add_argument("--backend", default="numpy")
     args = parser.parse_args()

@@ -18,7 +18,7 @@ import portnn
 
 def main() -> int:
     """Show the picture, the digit and the probabilities."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("image")
     args = parser.parse_args()

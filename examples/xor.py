@@ -29,7 +29,7 @@ def train(seed: int, backend: str = "numpy", epochs: int = 3000, every: int = 0)
 
 def main() -> None:
     """Train and show the four predictions."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="numpy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3000)

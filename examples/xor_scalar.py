@@ -177,7 +177,7 @@ def draw(file: Path, activation: str) -> None:
 
 def main() -> None:
     """Train and show the four predictions."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--activation", choices=ACTIVATIONS, default="tanh")
     parser.add_argument("--hidden", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import Any
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if getattr(options, "delimiter", "") == "tab":
         options.delimiter = "\t"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot write must not cut a report off
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = options.run(options)
         sys.stdout.flush()

@@ -11,7 +11,7 @@ from portnn.error_bars import judged, reference
 from portnn.errors import shown
 from portnn.layout import has_parts
 from portnn.losses import Loss, get_loss
-from portnn.mlp import MLP
+from portnn.mlp import MLP, check_model
 from portnn.optimizers import SGD, get_optimizer
 from portnn.side_by_side import Parting, first_parting
 
@@ -104,6 +104,7 @@ def compare_backends(
 
     """
     who, entry = "compare_backends", get_loss(loss)
+    check_model(who, model)
     if has_parts(model.layers, training=True):
         raise ValueError(
             f"{who}: no bars are derived for dropout, normalization and residuals, which the model has; compare its "

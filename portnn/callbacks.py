@@ -37,6 +37,7 @@ from portnn import model_file
 from portnn.backends import Array, one_of
 from portnn.checks import check_count, check_number
 from portnn.errors import NonFiniteError, shown
+from portnn.files import check_target
 from portnn.history import History
 from portnn.logs import CSVLog, EpochPrinter, TensorBoard
 from portnn.mlp import MLP
@@ -255,7 +256,10 @@ class Checkpoint:
         self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1, mode: str = "auto"
     ) -> None:
         who = type(self).__name__
-        self.path, self.every = os.fspath(path), check_count(who, "every", every)
+        self.path, self.every = os.fsdecode(path), check_count(who, "every", every)
+        if not self.path:
+            message = f"{who}: path is empty; name a file, such as 'best.safetensors'"
+            raise ValueError(message)
         self._best = None if monitor is None else _Best(who, monitor, mode, 0.0, True)
         self._before = 0
 
@@ -265,9 +269,10 @@ class Checkpoint:
         return {} if self._best is None else {"monitor": self._best.monitor, "mode": self._best.mode}
 
     def on_begin(self, model: MLP, history: History) -> None:
-        """Refuse, before the first step, a folder that is not there and a model that no file can hold."""
+        """Refuse, before the first step, what cannot be written to and a model that no file can hold."""
         if not Path(self.path).resolve().parent.is_dir():
             raise FileNotFoundError(f"Checkpoint: the folder of {shown(self.path)} does not exist; make it first")
+        check_target(self.path)
         model_file.activation_names(model.layers, "Checkpoint")
         self._before = len(history.get("loss", ()))
         if self._best is not None:

@@ -131,8 +131,11 @@ def check_samples(who: str, **arrays: Any) -> int:
     return int(n)
 
 
-def check_finite(x: Array, backend: Backend, dtype_name: str, who: str) -> None:
-    """Raise ValueError if ``x`` holds a NaN, an infinity or a number too large for the network's dtype."""
+def check_finite(x: Array, backend: Backend, dtype_name: str, who: str, first: int = 0) -> None:
+    """Raise ValueError if ``x`` holds a NaN, an infinity or a number too large for the network's dtype.
+
+    ``first`` is the number of its first row, where it is a part of what the caller has.
+    """
     xp, dtype = backend.xp, backend.float_dtype(dtype_name)
     counts = xp.isdtype(x.dtype, "integral")
     if xp.isdtype(x.dtype, "bool") or (counts and xp.iinfo(x.dtype).bits < 64):
@@ -144,7 +147,7 @@ def check_finite(x: Array, backend: Backend, dtype_name: str, who: str) -> None:
                 continue
             if not (counts or backend is HOST or x.dtype == xp.float64):
                 block = xp.astype(block, dtype)  # NumPy knows no bfloat16
-            _complain(backend.to_numpy(block), start, dtype_name, who)
+            _complain(backend.to_numpy(block), first + start, dtype_name, who)
 
 
 def _complain(block: numpy.ndarray, start: int, dtype_name: str, who: str) -> None:

@@ -8,6 +8,7 @@ afterwards does not change what was asked for before.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy
@@ -51,7 +52,7 @@ def by_chunks(model: Any, params: Array, x: Any, who: str, *, finite: bool = Fal
     like = getattr(x, "_meta", None)
     xp = namespace(worker.params if like is None else like)
     return x.map_blocks(
-        network_outputs,
+        checked_outputs if finite else network_outputs,
         worker=worker,
         dtype=numpy.dtype(dtype),
         chunks=chunks,
@@ -65,6 +66,15 @@ def network_outputs(block: Array, worker: Worker) -> Array:
     return worker(block)
 
 
+def checked_outputs(block: Array, worker: Worker, block_info: Any = None) -> Array:
+    """Do what :func:`network_outputs` does, and say of what is refused where it stands in the whole array.
+
+    ``block_info`` is what the library of the array hands to a function that has such an argument.
+    """
+    first = block_info[0]["array-location"][0][0] if block_info else math.nan
+    return worker(block, None if math.isnan(first) else int(first))
+
+
 class Worker:
     """What computes a chunk: all that it takes of a model, to be sent to where the chunk is."""
 
@@ -75,14 +85,15 @@ class Worker:
         self.running = running_for(model.running, self.params)
         self.precision, self.who, self.finite = model.matmul_precision, f"{who}, in a chunk", finite
 
-    def __call__(self, block: Array) -> Array:
-        """Return the outputs for a chunk, in its library, some rows at a time."""
+    def __call__(self, block: Array, first: int | None = None) -> Array:
+        """Return the outputs for a chunk, in its library, some rows at a time; ``first`` is its first row, if known."""
         backend, dtype = self.backend, dtype_name(self.params.dtype)
+        who = self.who if first is not None else f"{self.who} (its rows count from 0)"
         with backend.scope(self.precision):
-            x, leave = taken_in(backend, block, self.who)
+            x, leave = taken_in(backend, block, who)
             at_home = backend.owns(x)
             if self.finite:
-                checks.check_finite(x, backend if at_home else get_backend(x), dtype, self.who)
+                checks.check_finite(x, backend if at_home else get_backend(x), dtype, who, first or 0)
             outputs = []
             for start in range(0, max(x.shape[0], 1), ROWS):  # a chunk may be empty
                 rows = x[start : start + ROWS, ...]
@@ -90,9 +101,11 @@ class Worker:
                 y, _ = forward(self.layers, self.params, rows, running=self.running, zero=zero_of(self.params))
                 if self.finite and not bool(backend.xp.all(backend.xp.isfinite(y))):
                     good = finite_rows(backend, y)
-                    off = start + numpy.flatnonzero(~good.reshape(-1, rows.shape[0]).all(axis=0))
+                    off = (first or 0) + start + numpy.flatnonzero(~good.reshape(-1, rows.shape[0]).all(axis=0))
                     network = (backend, self.layers, self.params, self.running)
-                    raise refused(self.who, *network, rows, good, off, rows.shape[0])
+                    error = refused(who, *network, rows, good, off, rows.shape[0])
+                    error.samples = () if first is None else error.samples
+                    raise error
                 outputs.append(y if at_home else backend.to_numpy(y))
             y = outputs[0] if len(outputs) == 1 else namespace(outputs[0]).concat(outputs, axis=-2)
             return leave(y)

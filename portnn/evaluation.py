@@ -19,7 +19,7 @@ from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.guests import taken_in
 from portnn.losses import Loss, get_loss
 from portnn.memory import check_finite, enough, outputs_want, samples_want
-from portnn.mlp import MLP
+from portnn.mlp import MLP, check_model
 from portnn.network import forward, zero_of
 from portnn.objective import check_losses
 from portnn.pure import Pure, name_of, network_key
@@ -54,6 +54,7 @@ def evaluate(
 
     """
     who = "evaluate"
+    check_model(who, model)
     entry = get_loss(loss)
     check_finite(model, who)
     with model.scope():
@@ -82,6 +83,7 @@ def predict(model: MLP, x: Array) -> Array:
     (4, 3)
 
     """
+    check_model("predict", model)
     if wants_chunks(model.params, x):
         check_finite(model, "predict")
         return by_chunks(model, model.params, x, "predict", finite=True)
@@ -130,6 +132,7 @@ def ensemble_predict(model: MLP, x: Array, *, kind: str) -> EnsemblePrediction:
 
     """
     who = "ensemble_predict"
+    check_model(who, model)
     of = predicted(kind, model.sizes[-1], who)
     if model.members is None:
         raise TypeError(f"{who}: the model is a single network; use predict, or make it with members=M")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ StrPath = str | os.PathLike[str]
 
 MAX_RANK = 8
 MAX_EMPTY_EXTENT = 2**31 - 1
+MAX_EMPTY_PRODUCT = (2**63 - 1) // 8  # of the extents beside a 0, of elements of 8 bytes
 
 LOCK = ".portnn-lock"  # in a folder while somebody has it alone, and after a kill
 _held: set[int] = set()  # descriptors of the locks of this process
@@ -63,9 +65,8 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     ...     pathlib.Path(folder, "greeting").read_bytes()
     b'hello, world'
     """
-    target = os.path.realpath(path)
+    target = check_target(path)
     folder = os.path.dirname(target)
-    check_target(target)
     temporary = os.path.join(folder, f".portnn-{secrets.token_hex(8)}.tmp")
     try:
         # Mode x gets 0666 less the umask from the kernel (mkstemp: 0600) and never follows a planted link.
@@ -84,8 +85,10 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     sync_folder(folder)
 
 
-def check_target(path: StrPath) -> None:
-    """Raise the OSError with which :func:`atomic_write` would refuse a path before it writes anything.
+def check_target(path: StrPath) -> str:
+    """Return the file that a path stands for, behind symbolic links; OSError where :func:`atomic_write` cannot write.
+
+    Nothing is changed: it may be asked long before there is something to write.
 
     Examples
     --------
@@ -101,7 +104,7 @@ def check_target(path: StrPath) -> None:
     if os.path.islink(target):  # realpath gives up only on a loop
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
     if not os.path.exists(target):
-        return
+        return target
     mode = os.stat(target).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
@@ -109,6 +112,7 @@ def check_target(path: StrPath) -> None:
         raise OSError(errno.EINVAL, "not a regular file", target)
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+    return target
 
 
 def sync_folder(folder: StrPath) -> None:
@@ -272,12 +276,15 @@ def check_shape(shape: Collection[int], what: str) -> None:
     """FormatError unless ``shape`` has at most 8 axes and, when it holds no element, only modest extents.
 
     A shape with elements is held to the bytes that are there; one without, such as (0, 2**62), is backed by
-    nothing, and the first product of its extents would overflow.
+    nothing, and the first product of its extents would overflow; NumPy multiplies those beside the 0, and the bytes of
+    an element.
     """
     if len(shape) > MAX_RANK:
         raise FormatError(f"{what} has rank {len(shape)}, at most {MAX_RANK} is allowed")
     if 0 in shape and max(shape) > MAX_EMPTY_EXTENT:
         raise FormatError(f"{what} has no elements but claims an extent of {shown(max(shape))}")
+    if 0 in shape and (product := math.prod(extent for extent in shape if extent)) > MAX_EMPTY_PRODUCT:
+        raise FormatError(f"{what} has no elements but claims extents whose product is {shown(product)}")
 
 
 def listing(names: Iterable[str]) -> str:

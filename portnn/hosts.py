@@ -19,7 +19,7 @@ from portnn.evaluation import checked
 from portnn.feed import CHUNK_ROWS, Feed
 from portnn.layout import Layer, has_parts, placed
 from portnn.losses import get_loss, penalty
-from portnn.mlp import MLP
+from portnn.mlp import MLP, check_model
 from portnn.network import forward, weights_of
 from portnn.primitives import linear, only
 from portnn.pure import Pure, name_of, network_key
@@ -251,6 +251,7 @@ def _blocks(n: int, rows: int) -> Iterator[slice]:
 
 
 def _single(model: MLP, who: str) -> None:
+    check_model(who, model)
     if model.members is not None:
         raise ValueError(f"{who}: the model has {model.members} members; choose one of them, model[i]")
 

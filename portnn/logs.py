@@ -53,7 +53,7 @@ class CSVLog:
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path, self.append = os.fspath(path), append
+        self.path, self.append = os.fsdecode(path), append
         self._file: TextIO | None = None
         self._columns: list[str] | None = None
         self._keep: int | None = None  # this much of the file, when it is opened
@@ -162,8 +162,8 @@ class CSVLog:
         """Close the file."""
         self._begun = False
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None  # what is closed on a full disk says so once more
+            file.close()
 
     def _write(self, row: Sequence[Any]) -> None:
         assert self._file is not None

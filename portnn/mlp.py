@@ -370,3 +370,10 @@ class MLP(Derivatives):
         model = cls(**config, init="zeros")
         model.params, model.running = params, running
         return model.to(backend=backend, device=device, dtype=dtype)
+
+
+def check_model(who: str, model: Any) -> None:
+    """Raise TypeError unless ``model`` is an MLP."""
+    if not isinstance(model, MLP):
+        got = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"{who}: model must be a portnn.MLP, got {got}")

@@ -182,7 +182,7 @@ def parsed(
         message = "a safetensors file, but not of a portnn model (no 'portnn' in its metadata)"
         raise FormatError(message)
     whole, model = parse_json(metadata["portnn"].encode(), "the configuration"), of_model(arrays)
-    config, layers = _configuration(_or_format_error(lambda: _unpacked(whole, model)))
+    config, layers = _configuration(_or_format_error(lambda: _unpacked(whole, model)), len(weights(arrays)))
     lead = () if config["members"] is None else (config["members"],)
     params, running = joined(weights(arrays), layers, lead, config["dtype"])
     _or_format_error(lambda: check_seeds(config["seed"], config["members"]))  # as many as there are members
@@ -191,8 +191,11 @@ def parsed(
     return config, params, running
 
 
-def _configuration(whole: Any) -> tuple[dict[str, Any], tuple[Layer, ...]]:
-    """Return the arguments of MLP and the layers that they make; FormatError unless all of them are good ones."""
+def _configuration(whole: Any, n_tensors: int) -> tuple[dict[str, Any], tuple[Layer, ...]]:
+    """Return the arguments of MLP and the layers that they make; FormatError unless all of them are good ones.
+
+    Every layer has a weight: more of them than tensors in the file are refused before anything is made for them.
+    """
 
     def parsed() -> tuple[dict[str, Any], tuple[Layer, ...]]:
         if check_count("MLP", "format", whole["format"]) > FORMAT:
@@ -200,6 +203,10 @@ def _configuration(whole: Any) -> tuple[dict[str, Any], tuple[Layer, ...]]:
         scalings = {name: scaling.from_description(whole[name]) for name in ("inputs", "outputs") if name in whole}
         more = {name: whole[name] for name in _MORE if name in whole}
         config = {name: whole[name] for name in _CONFIG} | scalings | more
+        sizes, activation, bias, members = (config[name] for name in ("sizes", "activation", "bias", "members"))
+        sizes = check_sizes(sizes)
+        if len(sizes) - 1 > n_tensors:
+            raise FormatError(f"sizes has {len(sizes) - 1} layers, the file holds {n_tensors} tensors")
         for name in config["activation"]:
             if isinstance(name, str) and name.startswith("<"):
                 raise FormatError(
@@ -207,10 +214,9 @@ def _configuration(whole: Any) -> tuple[dict[str, Any], tuple[Layer, ...]]:
                     "and give it to fit(..., resume=True)"
                 )
             get_activation(name)
-        sizes, activation, bias, members = (config[name] for name in ("sizes", "activation", "bias", "members"))
         if members is not None:
             check_count("MLP", "members", members)
-        layers = layout(check_sizes(sizes), activation, bias, **scalings, **more, members=members)
+        layers = layout(sizes, activation, bias, **scalings, **more, members=members)
         one_of("dtype", config["dtype"], FLOATS)
         check_width(layers[0].before, layers[-1].after, config["dtype"])
         return config, layers

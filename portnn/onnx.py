@@ -14,7 +14,7 @@ from typing import Any
 from portnn.errors import reason, shown
 from portnn.evaluation import predicted
 from portnn.files import StrPath, atomic_write
-from portnn.mlp import MLP
+from portnn.mlp import MLP, check_model
 from portnn.network import forward, zero_of
 
 __all__ = ["to_onnx"]
@@ -75,6 +75,7 @@ def to_onnx(
         (y,) = session.run(None, {"x": x})  # x: (batch, n_features), in the dtype of the model
 
     """
+    check_model("to_onnx", model)
     for argument, name in (("input_name", input_name), ("output_name", output_name)):
         if not isinstance(name, str) or not name:
             raise ValueError(f"to_onnx: {argument} must be a text that is not empty, got {shown(name)}")

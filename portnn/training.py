@@ -25,7 +25,7 @@ from portnn.loop import Loop, Order
 from portnn.losses import get_loss
 from portnn.members import entries
 from portnn.memory import check_finite
-from portnn.mlp import MLP
+from portnn.mlp import MLP, check_model
 from portnn.optimizers import Adam, get_optimizer
 from portnn.saver import Position, Saver, remembers
 from portnn.step import Chunks, beginning, make_step
@@ -154,6 +154,7 @@ def fit(
     array([3., 1.])
 
     """
+    check_model("fit", model)
     with model.scope():
         who, entry = "fit", get_loss(loss)
         optimizer = get_optimizer(Adam() if optimizer is None else optimizer)

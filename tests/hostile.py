@@ -76,6 +76,7 @@ BAD_ENTRIES = {
     "2**32 x 2**32": ({"a": entry((2**32, 2**32), (0, 0))}, "size of 73786976294838206464 bytes"),
     "0 x 2**62": ({"a": entry((0, 2**62), (0, 0))}, "extent of 4611686018427387904"),
     "0 x 2**400": ({"a": entry((0, 2**400), (0, 0))}, "extent"),
+    "0 x (2**31 - 1)**3": ({"a": entry((0, *(2**31 - 1,) * 3), (0, 0))}, "extents whose product is 9903520300447984"),
     "rank 70": ({"a": entry((1,) * 70, (0, 4))}, "rank 70"),
     "float dim": ({"a": entry((2.0, 3))}, "shape [2.0, 3]"),
     "bool dim": ({"a": entry((True, 6))}, "shape [True, 6]"),
@@ -95,6 +96,13 @@ BAD_ENTRIES = {
     "backslashes as name": ({"..\\x": entry()}, "names are letters"),
     "half a surrogate": (b'{"__metadata__": {"k": "\\ud800"}}', "surrogate"),
 }
+
+
+def deep_model(n: int = 52_000) -> bytes:
+    """A model file of 0.5 MB that claims n layers and holds no tensor: names and shapes of n layers take 100 MB."""
+    config = {"format": 3, "sizes": [1] * (n + 1), "dtype": "float32", "members": None, "seed": 0}
+    config |= {"activation": ["elu"] * n, "bias": True, "normalization": "batch", "residual": True, "dropout": 0.5}
+    return tensors({"__metadata__": {"portnn": json.dumps(config, separators=(",", ":"))}}, b"")
 
 
 # -- files of another kind --------------------------------------------------------------------------------------------
@@ -182,6 +190,7 @@ BAD_IDX = {
     "trailing": (idx(0x08, 2, 3, data=bytes(7)), "beyond offset 18"),
     "65536**4": (idx(0x08, *(65536,) * 4), "18446744073709551636 bytes"),
     "0 x huge": (idx(0x08, 0, 4294967295), "extent of 4294967295"),
+    "0 x (2**31 - 1)**3": (idx(0x08, 0, *(2**31 - 1,) * 3), "extents whose product is 9903520300447984"),
     "rank 0": (idx(0x08, data=b"x"), "rank 0"),
     "rank 255": (idx(0x08, *(1,) * 255, data=b"x"), "rank 255"),
     "float64 too short": (idx(0x0E, 2, data=bytes(15)), "needs 24 bytes"),

@@ -7,7 +7,9 @@ import copy
 import csv
 import io
 import json
+import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +427,32 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_before_training(tmp_path
         fit(own, Checkpoint(tmp_path / "m.safetensors"), recorder)
     assert recorder.said == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_onto_a_folder_is_refused_before_training(tmp_path):
+    recorder, model = Recorder(), network()
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        fit(model, Checkpoint(tmp_path), recorder)
+    assert recorder.said == []
+    with pytest.raises(ValueError, match="Checkpoint: path is empty; name a file"):
+        Checkpoint("")
+
+
+def test_a_path_may_be_bytes(tmp_path):
+    files, model = [tmp_path / "best.safetensors", tmp_path / "log.csv"], network()
+    fit(model, Checkpoint(os.fsencode(files[0])), CSVLog(os.fsencode(files[1])), epochs=1)
+    assert_same(MLP.load(files[0]).params, model.params)
+    assert len(files[1].read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_a_log_can_be_used_again_after_a_full_disk(tmp_path):
+    log = CSVLog("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(network(), log, epochs=2)
+    log.path = str(tmp_path / "log.csv")
+    fit(network(), log, epochs=2)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
 
 
 def test_a_refused_fit_leaves_the_files_of_an_earlier_one(tmp_path):

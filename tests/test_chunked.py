@@ -153,11 +153,28 @@ def test_values_are_looked_at_in_predict_only():
     bad[50, 2] = np.nan
     model = MLP([4, 3])
     assert np.isnan(compute(model(lazy(bad)))[50]).all()
-    with pytest.raises(ValueError, match="predict, in a chunk: Input X contains NaN, first at row 10, feature 2"):
+    with pytest.raises(ValueError, match="predict, in a chunk: Input X contains NaN, first at row 50, feature 2"):
         compute(portnn.predict(model, lazy(bad)))
     model.params[0] = np.inf
     with pytest.raises(ValueError, match="predict: weights"):
         portnn.predict(model, lazy())
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_rows_are_those_of_the_whole_array(members, monkeypatch):
+    """Where the chunks have no known places, none are claimed."""
+    monkeypatch.setattr(chunked, "ROWS", 16)
+    bad, model = X.copy(), MLP([4, 3], members=members)
+    bad[[77, 79]] = 3e38
+    with pytest.raises(portnn.NonFiniteError, match=r"in a chunk: .* 2 of 8 samples \(rows 77, 79 of x\)") as caught:
+        compute(portnn.predict(model, lazy(bad, chunks=(40, 2))))
+    assert (caught.value.samples, caught.value.n_samples) == ((77, 79), 2)
+    x = lazy(bad)
+    with pytest.raises(
+        portnn.NonFiniteError, match=r"in a chunk \(its rows count from 0\): .*rows 37, 39 of"
+    ) as caught:
+        compute(portnn.predict(model, x[da.ones(100, chunks=40, dtype=bool)]))
+    assert (caught.value.samples, caught.value.n_samples) == ((), 2)
 
 
 @pytest.mark.parametrize(

@@ -822,6 +822,39 @@ def test_it_runs_where_nothing_else_is_installed(here):
         assert done.stdout
 
 
+def test_it_runs_without_docstrings():
+    command = [sys.executable, "-OO", "-m", "portnn", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train" in done.stdout
+
+
+def test_names_that_the_standard_output_cannot_write(tmp_path):
+    """The report escapes them; the answers, which are data, are refused rather than changed, and a file takes them."""
+    rows = "".join(f"{k},größe\n{-k},klein\n" for k in range(1, 31))
+    (tmp_path / "sizes.csv").write_text("x,kind\n" + rows, encoding="utf-8")
+
+    def run_in_ascii(*arguments: str) -> tuple[int, str, str]:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+        command = [sys.executable, "-m", "portnn", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+        return done.returncode, done.stdout.decode("ascii"), done.stderr.decode("ascii")
+
+    train = ["train", "--data", "sizes.csv", "--target", "kind", "--hidden", "none", "--epochs", "1", "--save", "m.st"]
+    code, out, err = run_in_ascii(*train)
+    assert (code, err) == (0, "")
+    assert re.search(r"gr\\xf6\\xdfe +\d+ +\d+ +\d+\n", out)
+    code, out, err = run_in_ascii("predict", "--model", "m.st", "--data", "sizes.csv")
+    assert (code, out) == (2, "")
+    assert err == (
+        "portnn predict: the standard output has the encoding ascii, which has no '\\xf6'; write a file with --output, "
+        "or set PYTHONIOENCODING=utf-8\n"
+    )
+    code, out, err = run_in_ascii("predict", "--model", "m.st", "--data", "sizes.csv", "--output", "answers.csv")
+    assert (code, out) == (0, "")
+    assert "größe" in (tmp_path / "answers.csv").read_text(encoding="utf-8")
+
+
 def test_on_a_terminal_rich_draws_and_the_bar_is_on_the_error_side(here):
     pytest.importorskip("rich", reason="rich is not installed (extra: cli)")
     pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")

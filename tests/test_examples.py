@@ -498,6 +498,12 @@ def test_xor_is_solved(seed):
     assert np.abs(y - [0, 1, 1, 0]).max() < 0.05
 
 
+def test_help_without_docstrings(run):
+    done = run("xor.py", "--help", PYTHONOPTIMIZE="2")
+    assert (done.code, done.err) == (0, "")
+    assert "--epochs" in done.out
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_xor_prints_losses_and_the_final_table(run, backend):
     needs(backend)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import BAD_CSV, IDX, bomb, entry, idx, tensors, zipped
+from hostile import BAD_CSV, IDX, bomb, deep_model, entry, idx, tensors, zipped
 
 import portnn
 from portnn import FormatError
@@ -169,6 +169,16 @@ def test_a_model_file_is_held_to_its_numbers(tmp_path: Path):
         write_safetensors_file(path, arrays, {"portnn": text})
         with pytest.raises(FormatError, match=r"^MLP\.load: .*the configuration"):
             portnn.MLP.load(path)
+
+
+def test_layers_without_tensors_cost_little_memory(tmp_path: Path):
+    path = write(tmp_path, deep_model())
+    load = functools.update_wrapper(lambda path: portnn.MLP.load(path), portnn.MLP.load, updated=())
+    load.__name__ = "MLP.load"
+    peak = peak_bytes(lambda: refused(load, path))
+    assert peak < 2 * path.stat().st_size + (16 << 20), peak
+    with pytest.raises(FormatError, match="sizes has 52000 layers, the file holds 0 tensors"):
+        portnn.MLP.load(path)
 
 
 @pytest.mark.parametrize("line", [1, 2, 5000])

@@ -434,3 +434,25 @@ def test_targets_may_be_traced_while_the_inputs_are_not():
     expected_value, expected = model.loss_and_grad(x, t, "mse")
     assert_within(value, expected_value, tolerances.few_steps(expected_value, "float64"))
     assert_within(grad, expected, tolerances.first_gradient(expected, "float64"))
+
+
+FUNCTIONS = {
+    "fit": lambda model: portnn.fit(model, np.ones((2, 2)), np.ones(2)),
+    "evaluate": lambda model: portnn.evaluate(model, np.ones((2, 2)), np.ones(2)),
+    "predict": lambda model: portnn.predict(model, np.ones((2, 2))),
+    "ensemble_predict": lambda model: portnn.ensemble_predict(model, np.ones((2, 2)), kind="values"),
+    "scipy_objective": lambda model: portnn.scipy_objective(model, np.ones((2, 2)), np.ones(2)),
+    "scipy_residuals": lambda model: portnn.scipy_residuals(model, np.ones((2, 2)), np.ones(2)),
+    "to_torch": lambda model: portnn.exchange.to_torch(model),
+    "to_keras": lambda model: portnn.exchange.to_keras(model),
+    "to_sklearn": lambda model: portnn.exchange.to_sklearn(model, None),
+    "to_onnx": lambda model: portnn.onnx.to_onnx(model),
+    "compare_backends": lambda model: portnn.testing.compare_backends(model, np.ones((2, 2)), np.ones(2), ["numpy"]),
+}
+
+
+@pytest.mark.parametrize("who", FUNCTIONS)
+def test_what_is_no_model_is_refused(who):
+    for model, kind in ((None, "NoneType"), ("x", "str"), (MLP, "the class MLP itself"), (np.ones(3), "ndarray")):
+        with pytest.raises(TypeError, match=f"^{who}: model must be a portnn.MLP, got {kind}$"):
+            FUNCTIONS[who](model)

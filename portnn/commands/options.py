@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-import portnn
 from portnn.commands.models import compare, info
 from portnn.commands.tables import predict, train
 from portnn.files import shown
@@ -23,7 +22,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """Return the commands and their options."""
-    parser = Parser(prog="python -m portnn", description=portnn.__doc__.splitlines()[0])
+    what = "Multilayer perceptrons over the Python Array API: train on a table, predict, look into models."
+    parser = Parser(prog="python -m portnn", description=what)
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("train", help="train a network on a table, plain or gzip CSV")

@@ -171,6 +171,7 @@ def predict(options: argparse.Namespace) -> int:
     if options.output:
         atomic_write(options.output, [text.getvalue().encode()])
     else:
+        _check_writable(text.getvalue(), sys.stdout.encoding)
         sys.stdout.write(text.getvalue())
         sys.stdout.flush()
     said = f"{many(len(answers), 'row')}"
@@ -182,6 +183,17 @@ def predict(options: argparse.Namespace) -> int:
         said += f"; not compared with the column {shown(schema.target, 60)}: {unknown}"
     print(said + (f"; written to {options.output}" if options.output else ""), file=sys.stderr)
     return 0
+
+
+def _check_writable(text: str, encoding: str | None) -> None:
+    """Refuse to write what the standard output cannot: with escapes, which are for reports, it were other data."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the standard output has the encoding {encoding}, which has no {text[error.start]!a}; write a file with "
+            "--output, or set PYTHONIOENCODING=utf-8"
+        ) from None
 
 
 def _not_twice(**paths: str | None) -> None:

@@ -13,7 +13,7 @@ from portnn.backends.base import FLOATS
 from portnn.checks import check_array
 from portnn.errors import reason
 from portnn.layout import has_parts
-from portnn.mlp import MLP
+from portnn.mlp import MLP, check_model
 from portnn.scaling import Scaling
 
 
@@ -52,6 +52,7 @@ class Given(NamedTuple):
 
 def check_single(model: MLP, who: str, *, norms: bool = False) -> None:
     """Raise ValueError where a list of weights, which may hold normalizations if ``norms``, cannot hold the model."""
+    check_model(who, model)
     if model.members is not None:
         raise ValueError(f"{who}: the model has {model.members} members, expected a single network; pass model[i]")
     layers = tuple(layer._replace(normalization=None) for layer in model.layers) if norms else model.layers

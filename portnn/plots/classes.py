@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from portnn.checks import check_count
 from portnn.plots.style import (
     BLUE,
     HAIRLINE,
@@ -18,6 +19,7 @@ from portnn.plots.style import (
     TINT,
     VERMILION,
     check_labels,
+    check_names,
     new_figure,
     plain,
     style,
@@ -25,6 +27,15 @@ from portnn.plots.style import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MOST = 1000  # classes: their matrix takes 24 MB, and labels beyond are likely codes or identifiers
+
+
+def _check_few(function: str, n: int, largest: int) -> None:
+    if n > MOST:
+        got = f"labels reach {largest}" if n == largest + 1 else f"{n} classes"
+        raise ValueError(f"{function}: {got}, at most {MOST} classes are shown; encode them as 0..k-1")
 
 
 @style("confusion_matrix")
@@ -39,7 +50,7 @@ def confusion_matrix(
     The labels are integers from 0, shape (batch,). Rows are true classes, as in scikit-learn; there are
     ``n_classes`` of them, by default as many as names or else the largest label + 1. Only mistakes are
     shaded, by their share of the true class: on a scale up to the diagonal all would look like zero.
-    Numbers are written for up to 20 classes. A class without a row in ``t_true`` has no recall.
+    Numbers are written for up to 20 classes, at most 1,000 are drawn. A class without a row in ``t_true`` has no recall.
 
     The counts are those of ``sklearn.metrics.confusion_matrix``. ``ConfusionMatrixDisplay.from_predictions`` draws the
     same ones on one scale up to the diagonal, without the recalls; this picture needs no scikit-learn.
@@ -53,8 +64,11 @@ def confusion_matrix(
 
     t_true, t_pred = check_labels("confusion_matrix", np.shape(t_true)[:1], t_true=t_true, t_pred=t_pred)
     largest = int(max(t_true.max(), t_pred.max()))
-    names = [] if class_names is None else [plain(name) for name in class_names]
+    names = [plain(name) for name in check_names("confusion_matrix", class_names)]
+    if n_classes is not None:
+        n_classes = check_count("confusion_matrix", "n_classes", n_classes)
     n = n_classes or len(names) or largest + 1
+    _check_few("confusion_matrix", n, largest)
     names = names or [str(k) for k in range(n)]
     if largest >= n or len(names) != n:
         got = f"labels reach {largest} and class_names has {len(names)} names"
@@ -105,7 +119,7 @@ def class_report(t_true: ArrayLike, t_pred: ArrayLike, class_names: Sequence[str
 
     precision = right / predicted as it, recall = right / of it, F1 = 2 precision recall / (precision + recall); 0 where
     a class was never predicted. The labels are integers from 0, shape (batch,). It is scikit-learn's
-    ``classification_report``; ImportError where that is missing.
+    ``classification_report``; ImportError where that is missing. Without names there may be 1,000 classes.
 
     Examples
     --------
@@ -120,7 +134,9 @@ def class_report(t_true: ArrayLike, t_pred: ArrayLike, class_names: Sequence[str
         raise ImportError(message) from error
     t_true, t_pred = check_labels("class_report", np.shape(t_true)[:1], t_true=t_true, t_pred=t_pred)
     n = int(max(t_true.max(), t_pred.max())) + 1
-    names = [str(name) for name in class_names] if class_names is not None else [str(k) for k in range(n)]
+    if class_names is None:
+        _check_few("class_report", n, n - 1)
+    names = [str(k) for k in range(n)] if class_names is None else check_names("class_report", class_names)
     if len(names) < n:
         raise ValueError(f"class_report: labels reach {n - 1}, expected {n} class_names, got {len(names)}")
     labels = range(len(names))
@@ -165,8 +181,7 @@ def calibration(t_true: ArrayLike, probabilities: ArrayLike, n_bins: int = 10) -
     if not ((p >= 0.0) & (p <= 1.0 + 1e-6)).all():
         message = "calibration: probabilities must be fractions in [0, 1]; take the softmax of logits first"
         raise ValueError(message)
-    if n_bins < 1:
-        raise ValueError(f"calibration: n_bins must be at least 1, got {n_bins}")
+    n_bins = check_count("calibration", "n_bins", n_bins)
     sure, right = (p, labels == 1) if p.ndim == 1 else (p.max(axis=1), p.argmax(axis=1) == labels)
     bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
     counts, used = np.bincount(bins, minlength=n_bins), np.unique(bins)
@@ -233,18 +248,18 @@ def decision_boundary(
     if x.ndim != 2 or x.shape[1] != 2 or not np.isfinite(x).all():
         raise ValueError(f"decision_boundary: x has shape {x.shape}, expected (batch, 2), all finite")
     (labels,) = check_labels("decision_boundary", x.shape[:1], t=t)
-    if resolution < 2:
-        raise ValueError(f"decision_boundary: resolution must be at least 2, got {resolution}")
+    resolution = check_count("decision_boundary", "resolution", resolution, 2)
+    given = check_names("decision_boundary", class_names)
     low, high = x.min(axis=0), x.max(axis=0)
     pad = 0.08 * np.where(high > low, high - low, 1.0)
     across, up = (np.linspace(a, b, resolution) for a, b in zip(low - pad, high + pad, strict=True))
     plane = np.stack([a.ravel() for a in np.meshgrid(across, up)], axis=1)
     (here, n), (there, _) = _classes(predict, x), _classes(predict, plane)
-    n = len(class_names) if class_names is not None else max(n, int(labels.max()) + 1)
+    n = len(given) if class_names is not None else max(n, int(labels.max()) + 1)
     if max(here.max(), there.max(), labels.max()) >= n or n > len(PALETTE):
         got = f"labels reach {labels.max()}, predictions {max(here.max(), there.max())}"
         raise ValueError(f"decision_boundary: {got}, expected them below {n}, and at most {len(PALETTE)} classes")
-    names = [plain(name) for name in class_names] if class_names is not None else [f"class {k}" for k in range(n)]
+    names = [plain(name) for name in given] if class_names is not None else [f"class {k}" for k in range(n)]
 
     correct = int((here == labels).sum())
     figure = new_figure(6.6, 4.8, f"Decision boundary: {correct:,} of {len(x):,} correct ({correct / len(x):.2%})")

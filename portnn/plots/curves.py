@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from portnn.errors import shown
 from portnn.plots.style import BLUE, VERMILION, new_figure, style
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def learning_curves(history: Mapping[str, Sequence[Any]]) -> Figure:
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
+    if not hasattr(history, "get"):  # a table of pandas has it too
+        raise ValueError(f"learning_curves: history is {shown(history)}, expected what fit returns")
     curves, bands, members = {}, {}, 1
     n = len(history.get("loss", []))
     for key in ("loss", "val_loss", "accuracy", "val_accuracy", "epoch_seconds"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from portnn.checks import check_count
+from portnn.errors import shown
 from portnn.plots.style import BLUE, HAIRLINE, MUTED, VERMILION, check_labels, new_figure, style
 
 if TYPE_CHECKING:
@@ -41,11 +43,15 @@ def _tiles(
     return figure
 
 
-def _shape(function: str, n: int, shape: tuple[int, int] | None, at_most: int) -> tuple[int, int]:
-    height, width = shape or (math.isqrt(n), math.isqrt(n))
-    if height * width != n or height < 1 or at_most < 1:
-        got = f"cannot draw {at_most} images of shape {(height, width)}"
-        raise ValueError(f"{function}: {got}, expected at least 1 and height * width = {n} features")
+def _shape(function: str, n: int, shape: tuple[int, int] | None) -> tuple[int, int]:
+    try:
+        height, width = (math.isqrt(n), math.isqrt(n)) if shape is None else shape
+    except (TypeError, ValueError):
+        raise ValueError(f"{function}: shape is {shown(shape)}, expected (height, width)") from None
+    height, width = (check_count(function, *named) for named in (("height", height), ("width", width)))
+    if height * width != n:
+        got = f"cannot draw images of shape {(height, width)}"
+        raise ValueError(f"{function}: {got}, expected height * width = {n} features")
     return height, width
 
 
@@ -73,7 +79,8 @@ def misclassified(
     x = np.asarray(x)
     if x.ndim != 2:
         raise ValueError(f"misclassified: x has shape {x.shape}, expected (batch, n_features)")
-    size = _shape("misclassified", x.shape[1], shape, max_images)
+    size = _shape("misclassified", x.shape[1], shape)
+    max_images = check_count("misclassified", "max_images", max_images)
     t_true, t_pred = check_labels("misclassified", x.shape[:1], t_true=t_true, t_pred=t_pred)
     wrong, subtitle = np.flatnonzero(t_true != t_pred), "true → predicted"
     captions = [f"{t_true[k]} → {t_pred[k]}" for k in wrong]
@@ -118,16 +125,17 @@ def weight_images(weight: ArrayLike, shape: tuple[int, int] | None = None, max_u
     if weight.ndim != 2 or weight.shape[1] == 0:
         expected = "(in_features, out_features)"
         raise ValueError(f"weight_images: weight has shape {weight.shape}, expected {expected}")
-    size, n = _shape("weight_images", weight.shape[0], shape, max_units), weight.shape[1]
-    shown = weight.T[:max_units]
-    sizes = np.nan_to_num(np.abs(shown), nan=0.0, posinf=0.0)
+    size, n = _shape("weight_images", weight.shape[0], shape), weight.shape[1]
+    max_units = check_count("weight_images", "max_units", max_units)
+    drawn = weight.T[:max_units]
+    sizes = np.nan_to_num(np.abs(drawn), nan=0.0, posinf=0.0)
     limit = float(np.quantile(sizes, 0.995) or sizes.max() or 1.0)
     stops = ["#00405f", BLUE, "white", VERMILION, "#6b2f00"]
     # An odd number of colors has one in the middle: zero is white itself, not nearly so.
     colors = LinearSegmentedColormap.from_list("weights", stops, N=257).with_extremes(bad=MUTED)
     title = f"First-layer weights of {f'{max_units} of ' * (n > max_units)}{n} unit{'s' * (n > 1)}"
     subtitle = "one image per unit: ink on vermilion raises the unit, ink on blue lowers it"
-    figure = _tiles(title, subtitle, shown, size, [""] * len(shown), cmap=colors, vmin=-limit, vmax=limit)
+    figure = _tiles(title, subtitle, drawn, size, [""] * len(drawn), cmap=colors, vmin=-limit, vmax=limit)
     axes, extend = figure.axes[0], "both" if sizes.max() > limit else "neither"
     figure.colorbar(axes.images[0], label="weight", extend=extend, shrink=0.6, fraction=0.08, aspect=25)
     return figure

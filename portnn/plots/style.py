@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from portnn.errors import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,3 +64,12 @@ def check_labels(function: str, rows: tuple[int, ...], **labels: ArrayLike) -> l
             wrong = "a negative label" if t.dtype.kind == "i" else f"dtype {t.dtype}"
             raise ValueError(f"{function}: {name} has {wrong}, expected integer labels that count from 0")
     return [np.asarray(t).astype(np.int64) for t in labels.values()]
+
+
+def check_names(function: str, names: Iterable[object] | None) -> list[str]:
+    """Return the names of classes as texts, none for None."""
+    try:
+        return [] if names is None else [str(name) for name in names]
+    except TypeError:
+        message = f"{function}: class_names is {shown(names)}, expected a sequence of texts, one for each class"
+        raise ValueError(message) from None
