@@ -419,6 +419,11 @@ def test_missing_matplotlib_names_the_cure(monkeypatch):
         plots.learning_curves({"loss": [1.0]})
 
 
+def sure(points):
+    """What ``predict_proba(points)[:, 1]`` may be."""
+    return 1.0 / (1.0 + np.exp(-points[:, 0]))
+
+
 X = np.ones((2, 64))
 ERRORS = [
     (plots.learning_curves, [{}], {}, r'learning_curves: history\["loss"\] has shape \(0,\)'),
@@ -467,6 +472,12 @@ ERRORS = [
     (plots.misclassified, [X, [0, 1], [1, 1]], {"shape": (8.0, 8.0)}, "height must be an int"),
     (plots.learning_curves, [None], {}, "history is None, expected what fit returns"),
     (plots.calibration, [[0, 1], np.eye(2)], {"n_bins": 0}, r"n_bins must be an int in the range \[1, inf\). Got 0"),
+    (
+        plots.calibration,
+        [[0, 1], [[1.0, 0.0], [0.06, 0.04]]],
+        {},
+        "row 1 of probabilities adds up to 0.1, expected 1; ",
+    ),
     (plots.decision_boundary, [len, np.ones((2, 3)), [0, 1]], {}, r"x has shape \(2, 3\), expected \(batch, 2\)"),
     (plots.decision_boundary, [len, [[0.0, np.nan]], [0]], {}, "all finite"),
     (plots.decision_boundary, [len, X[:, :2], [0]], {}, r"t has shape \(1,\), expected \(2,\)"),
@@ -474,6 +485,12 @@ ERRORS = [
     (plots.decision_boundary, [lambda z: z * np.nan, X[:, :2], [0, 1]], {}, "predict gave a NaN"),
     (plots.decision_boundary, [lambda z: np.ones(len(z), int), X[:, :2], [0, 1]], {}, "labels, .*; use predict_proba"),
     (plots.decision_boundary, [lambda z: z[:, 0] > 0, X[:, :2], [0, 1]], {}, "predict gave labels, expected logits or"),
+    (
+        plots.decision_boundary,
+        [sure, X[:, :2] * [[1], [-1]], [0, 1]],
+        {},
+        "like the probability of class 1, .*predict_pro",
+    ),
     (
         plots.decision_boundary,
         [lambda z: z, X[:, :2], [0, 1]],
