@@ -255,6 +255,37 @@ def test_weight_2_is_the_sample_twice(library):
     assert_within(weighted, repeated, first_gradient(repeated, "float64"))
 
 
+@pytest.mark.parametrize(
+    ("loss", "row", "target", "members"),
+    [("mse", X[3], 9.96921e200, None), ("poisson", abs(X[3]) * 1e3, 1.0, 2)],
+    ids=["a fill value as the target", "a rate that overflows"],
+)
+def test_a_sample_of_weight_0_is_as_if_it_were_not_there(library, loss, row, target, members):
+    """Its loss is infinite: infinity times 0 would be NaN."""
+    weights, x, t = WEIGHTS.copy(), X.astype("float64"), abs(X[:, :1]).astype("float64")
+    weights[3], x[3], t[3] = 0.0, row, target
+    there, without = {"x": x, "t": t}, {"x": np.delete(x, 3, axis=0), "t": np.delete(t, 3, axis=0)}
+    options: dict[str, Any] = {"loss": loss, "optimizer": SGD(0.01), "shuffle": False}
+    made = {"init": lambda key, i, o: np.full((i, o), 0.5), "dtype": "float64", "members": members}
+    results: list[list[np.ndarray]] = []
+    for given, weight in ((there, weights), (without, np.delete(weights, 3))):
+        model, n = network(library, 4, 1, **made), len(weight)
+        value, grad = model.loss_and_grad(library.make(given["x"]), given["t"], loss, sample_weight=weight)
+        v = library.xp.ones_like(model.params)
+        product = model.hvp(library.make(given["x"]), given["t"], v, loss, sample_weight=weight)
+        judged = portnn.evaluate(model, **given, loss=loss, sample_weight=weight)["loss"]
+        given = {**given, "sample_weight": weight}
+        history = fit(model, **given, **options, batch_size=n)
+        results.append([library.to_numpy(a) for a in (value, grad, product, model.params)])
+        results[-1] += [np.asarray(judged), np.asarray(history["loss"])]
+        again = network(library, 4, 1, **made)
+        fit(again, **given, **options, batch_size=n, compile=False, per_batch=True)
+        results[-1].append(library.to_numpy(again.params))
+    for one, other in zip(*results, strict=True):
+        assert np.isfinite(one).all()
+        assert_within(one, other, trajectory(other, 2))
+
+
 def test_class_weight_is_the_weight_of_its_samples(library):
     per_class = {0: 0.5, 2: 3.0}
     balanced = N / (3 * np.bincount(LABELS))

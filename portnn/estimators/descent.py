@@ -19,7 +19,7 @@ from portnn.estimators import samples
 from portnn.estimators.updates import SGD, Adam, Rate
 from portnn.estimators.watch import Watch, functions, watch
 from portnn.history import History, Reached
-from portnn.losses import Loss
+from portnn.losses import Loss, counted
 from portnn.mlp import MLP
 from portnn.trace import rows_said
 from portnn.training import fit
@@ -240,6 +240,7 @@ def _loss(loss: Loss, model: MLP, y: Array, t: numpy.ndarray, weight: numpy.ndar
         targets = backend.asarray(t.astype(model.dtype) if t.dtype.kind == "f" else t)
         y = y if backend.owns(y) else backend.asarray(samples.to_numpy(y))
         values = backend.to_numpy(value_of(loss.pair(y, targets), "loss")).astype("float64")
+        values = counted(values, weight) if weight is not None and values.ndim else values
     return float(numpy.average(values, weights=weight) if values.ndim else values)
 
 
