@@ -232,7 +232,8 @@ class Data(NamedTuple):
     def feed(self, model: MLP, who: str, *, one_pass: bool = False) -> Feed:
         """Return the batches of these samples."""
         with enough(model.backend, lambda: samples_want(model, self.x, who)):
-            weight = None if self.weight is None else self.weight.astype(model.dtype)
+            with HOST.scope():
+                weight = None if self.weight is None else self.weight.astype(model.dtype)
             others = {"t": self.t, "weight": weight}
             return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass, numbers=self.numbers)
 

@@ -192,9 +192,13 @@ def make_step(
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:
-    """Return a clipping limit as a 0-d array of the parameters' dtype and device."""
-    like = model.params
-    return None if limit is None else model.backend.xp.full((), limit, dtype=like.dtype, device=device(like))
+    """Return a clipping limit as a 0-d array of the parameters' dtype and device; one beyond the dtype is its last."""
+    if limit is None:
+        return None
+    like, xp = model.params, model.backend.xp
+    info = xp.finfo(like.dtype)
+    limit = min(max(limit, float(info.smallest_normal)), float(info.max))
+    return xp.full((), limit, dtype=like.dtype, device=device(like))
 
 
 def _update(optimizer: Any) -> Hashable:

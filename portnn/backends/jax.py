@@ -6,12 +6,12 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step, table
+from portnn.backends.base import Array, Backend, Batch, Chunk, Metrics, Rows, State, Step, silently, table
 from portnn.backends.parts import Parts, joined
 from portnn.errors import BackendError, reason
 
@@ -103,12 +103,17 @@ class JaxBackend(Backend):
         stats = self.device.memory_stats() if self.device.platform != "cpu" else None
         return int(stats["bytes_limit"] - stats["bytes_in_use"]) if stats else None
 
-    def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
-        """Products in full float32 unless asked otherwise; JAX's own default on recent GPUs is TF32."""
+    @contextlib.contextmanager
+    def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
+        """Products in full float32 unless asked otherwise; JAX's own default on recent GPUs is TF32.
+
+        And NumPy is silent: JAX rounds Python's numbers with it.
+        """
         import jax
 
         _not_forked()
-        return jax.default_matmul_precision("tensorfloat32" if matmul_precision == "tf32" else "highest")
+        with jax.default_matmul_precision("tensorfloat32" if matmul_precision == "tf32" else "highest"), silently():
+            yield
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a JAX array or a tracer of one."""
