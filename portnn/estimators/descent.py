@@ -30,6 +30,16 @@ CALLER = 7  # frames up to the line of the user's, which a warning names: fit, s
 class DivergedError(NonFiniteError, ValueError):
     """Training met a NaN or an infinity: portnn's exception, and the type that scikit-learn raises."""
 
+    @classmethod
+    def of(cls, error: NonFiniteError, said: str) -> DivergedError:
+        """Return the error for one of portnn's, with its fields."""
+        # the first sentence is scikit-learn's, so that a search finds the answer
+        words = "Solver produced non-finite parameter weights. The input data may contain large values and need to be"
+        names = ("epoch", "batch", "array", "layer", "samples", "n_samples", "members")
+        new = cls(f"{words} preprocessed. ({said})", **{name: getattr(error, name) for name in names})
+        new.history = error.history
+        return new
+
 
 class Problem(NamedTuple):
     """What is to be fitted: samples (dense), targets, weights, the loss; targets as they came; held-out samples.
@@ -119,11 +129,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     except NonFiniteError as error:
         said = _told(error, train)
         if not (e.early_stopping and held_out is not None):
-            # the first sentence is scikit-learn's, so that a search finds the answer
-            raise DivergedError(
-                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                f"preprocessed. ({said})"
-            ) from error
+            raise DivergedError.of(error, said) from error  # all rows are trained on: they are those of X
         history = error.history if isinstance(error.history, History) else History()
         e.validation_scores_.append(numpy.nan)
         warnings.warn(
