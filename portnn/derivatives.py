@@ -14,7 +14,7 @@ from portnn.chunked import by_chunks, wants_chunks
 from portnn.curvature import loss_curvature
 from portnn.guests import home
 from portnn.layout import Layer
-from portnn.losses import Loss, get_loss
+from portnn.losses import Loss, counted, get_loss
 from portnn.members import column
 from portnn.network import forward, running_for
 from portnn.objective import Objective, losses_of, make_objective, share_of_losses, shares
@@ -190,7 +190,8 @@ class Derivatives:
         loss
             A name, or a pair ``values, vjp = loss(y, t)``; see :mod:`portnn.losses`.
         sample_weight
-            ``(batch,)``, not negative: the mean divides by their sum.
+            ``(batch,)``, not negative: the mean divides by their sum. One of 0 is as if the sample were not there, even
+            where its loss is infinite.
         class_weight
             One number per class (a sequence, a mapping or ``"balanced"``) that multiplies the sample weights; for a
             loss with many outputs and no classes, one per output.
@@ -321,7 +322,10 @@ class Derivatives:
             bent = loss_curvature(entry, y, t, dy, share)
             of_sample = share_of_losses(values, y, weight, shares(y), whole=True)
             bent = bent * of_sample[..., None] if values.ndim == y.ndim - 1 else bent
-            product, _ = pullback(bent, only(loss_pullback(of_sample)))
+            slope = only(loss_pullback(of_sample))
+            if weight is not None:
+                bent, slope = (counted(a, weight[:, None]) for a in (bent, slope))
+            product, _ = pullback(bent, slope)
             l2 = checks.check_penalty(who, "l2", l2, self.members)
             if l2:
                 (l2,) = self.backend.scalars((column(l2),), self._params.dtype)

@@ -145,12 +145,20 @@ def _whose(members: Sequence[int], optimizer: Any, update: int) -> str:
 
 
 def unsound(
-    who: str, model: MLP, feed: Feed, good_of: Callable[[Batch], numpy.ndarray], behind: Place, **fields: Any
+    who: str,
+    model: MLP,
+    feed: Feed,
+    good_of: Callable[[Batch], numpy.ndarray],
+    behind: Place,
+    *,
+    mean: bool = False,
+    **fields: Any,
 ) -> NonFiniteError:
     """Return the error for outputs or losses that are not finite, after going through all samples once more.
 
     ``good_of`` returns for which samples of a batch all is well: ``(batch,)`` or ``(members, batch)``, on the host.
-    ``behind`` is what is not finite if all outputs are.
+    ``behind`` is what is not finite if all outputs are; with ``mean`` it is one number, the mean that a loss of the
+    user's took, and belongs to no sample.
     """
     numbers: list[numpy.ndarray] = []
     first: tuple[Array, numpy.ndarray] | None = None
@@ -164,6 +172,9 @@ def unsound(
             numbers.append(feed.numbers_of(start + off))
             members |= set(members_off(good)) if good.ndim > 1 else set()
         start += good.shape[-1]
+    if first is None and mean:
+        tail = "it is the mean that the loss took itself: look at its function, at t and at the size of the outputs"
+        return error(f"{who}: ", behind, tail, **fields)
     if first is None:
         place = Place("loss", words=f"the sum of the losses of {feed.n} samples is")
         return error(f"{who}: ", place, "use dtype='float64', or scale the targets", **fields)

@@ -17,7 +17,7 @@ from portnn.chunked import by_chunks, wants_chunks
 from portnn.diagnosis import read_back, unsound
 from portnn.feed import CHUNK_ROWS, Feed, as_index
 from portnn.guests import taken_in
-from portnn.losses import Loss, get_loss
+from portnn.losses import Loss, counted, get_loss
 from portnn.memory import check_finite, enough, outputs_want, samples_want
 from portnn.mlp import MLP, check_model
 from portnn.network import forward, zero_of
@@ -235,7 +235,8 @@ class Data(NamedTuple):
     def feed(self, model: MLP, who: str, *, one_pass: bool = False) -> Feed:
         """Return the batches of these samples."""
         with enough(model.backend, lambda: samples_want(model, self.x, who)):
-            weight = None if self.weight is None else self.weight.astype(model.dtype)
+            with HOST.scope():
+                weight = None if self.weight is None else self.weight.astype(model.dtype)
             others = {"t": self.t, "weight": weight}
             return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass, numbers=self.numbers)
 
@@ -277,11 +278,11 @@ class Judge(NamedTuple):
     """What judges a batch: ``sums`` is a function (params, running, batch) -> sums over its samples.
 
     They are of the loss, of weights, of right answers and of outputs that are finite; ``good`` tells, on the host, for
-    which samples outputs and losses are.
+    which samples outputs are, and losses: one number for all of them where the loss takes the mean itself.
     """
 
     sums: Callable[[Array, Array | None, Batch], Metrics]
-    good: Callable[[Array, Array | None, Batch], numpy.ndarray]
+    good: Callable[[Array, Array | None, Batch], tuple[numpy.ndarray, numpy.ndarray]]
 
 
 def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
@@ -299,7 +300,7 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
         check_losses(values, y)
         per_sample = count(y, batch["t"])
         if values.ndim == y.ndim - 1:
-            per_sample["loss"] = values if weight is None else values * weight
+            per_sample["loss"] = values if weight is None else counted(values, weight) * weight
         elif weight is not None:
             raise ValueError(f"loss {loss.name!r} returns one number per batch: sample weights need one per sample")
         if weight is not None:
@@ -309,10 +310,11 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
         sums = {name: xp.sum(a, axis=-1) for name, a in per_sample.items()}
         return sums if "loss" in sums else {**sums, "loss": values * y.shape[-2]}  # a loss that takes the mean itself
 
-    def good(params: Array, running: Array | None, batch: Batch) -> numpy.ndarray:
+    def good(params: Array, running: Array | None, batch: Batch) -> tuple[numpy.ndarray, numpy.ndarray]:
         y, _ = forward(layers, params, batch["x"], running=running, zero=zero_of(params))
-        values, of_outputs = value_of(loss.pair(y, batch["t"], **options), "loss"), finite_rows(backend, y)
-        return of_outputs & numpy.isfinite(backend.to_numpy(values)) if values.ndim == y.ndim - 1 else of_outputs
+        values, weight = value_of(loss.pair(y, batch["t"], **options), "loss"), batch.get("weight")
+        values = values if weight is None else counted(values, weight)
+        return finite_rows(backend, y), numpy.isfinite(backend.to_numpy(values))
 
     return Judge(backend.compiled(Pure(judge, known or None)), good)
 
@@ -339,12 +341,18 @@ def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str, **place
     NonFiniteError where outputs or losses are not finite; ``place`` is what else is known of where that was.
     """
     sums: dict[str, Any] = {}
+
+    def good_of(batch: Batch) -> numpy.ndarray:
+        outputs, losses = judge.good(model.params, model.running, batch)
+        return outputs & losses if losses.ndim == outputs.ndim else outputs
+
     with enough(model.backend, lambda: outputs_want(model, feed.n, CHUNK_ROWS, who, example)):
         for batch in feed.in_order():
             total, finite = read_back(model.backend, judge.sums(model.params, model.running, batch), ())
             if not (finite and (total["finite"] == batch["x"].shape[0]).all()):
-                good_of = functools.partial(judge.good, model.params, model.running)
-                raise unsound(who, model, feed, good_of, Place("loss"), **place)
+                outputs, losses = judge.good(model.params, model.running, batch)
+                mean = losses.ndim < outputs.ndim and not losses.all()
+                raise unsound(who, model, feed, good_of, Place("loss"), mean=mean, **place)
             sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
     return means(sums, feed.n)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from portnn import random
-from portnn.backends import Array, Backend, dtype_name
+from portnn.backends import HOST, Array, Backend, dtype_name
 from portnn.backends.base import Batch, Rows, batch_at
 
 _MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
@@ -93,7 +93,8 @@ class Feed:
         """
         name = dtype_name(self.dtype)
         if x.dtype.name not in _MOVED or x.dtype.itemsize > numpy.dtype(name).itemsize:
-            x = x.astype(name)
+            with HOST.scope():
+                x = x.astype(name)
         return self.backend.asarray(numpy.ascontiguousarray(x))
 
     def in_order(self, rows: int = CHUNK_ROWS) -> Iterator[Batch]:

@@ -269,6 +269,22 @@ def weighted_mean(values: Array, weight: Array | float, total: Array | float) ->
     return namespace(values).sum(values * share, axis=-1), share
 
 
+def counted(values: Array, weight: Array) -> Array:
+    """Return what is to be multiplied by weights, with 0 where the weight is 0: infinity times 0 would be NaN.
+
+    So a sample of weight 0 may have a target that no loss can be computed of, such as the number that a file writes for
+    a missing one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counted(np.asarray([1.0, np.inf]), np.asarray([3.0, 0.0]))
+    array([1., 0.])
+
+    """
+    return namespace(values).where(weight == 0.0, weight, values)
+
+
 def penalty(params: Array, decayed: Array, l1: float | Array, l2: float | Array) -> tuple[Array, Array]:
     """Return (l1 sum |w| + l2/2 sum w^2, its gradient) over the weights w of a flat vector; biases are exempt.
 

@@ -10,7 +10,7 @@ from portnn.autograd import pair_of
 from portnn.backends import Array, device, namespace
 from portnn.checks import check_penalty
 from portnn.layout import Layer, placed
-from portnn.losses import get_loss, is_ours, penalty, weighted_mean
+from portnn.losses import counted, get_loss, is_ours, penalty, weighted_mean
 from portnn.members import column
 from portnn.network import Seen, Training, passes
 from portnn.primitives import only
@@ -57,9 +57,12 @@ def make_losses(
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
+        share = share_of_losses(values, y, weight, share_of, whole)
+        values = values if weight is None else counted(values, weight)
         if seen:
             seen("loss", None, values)
-        dy = only(loss_pullback(share_of_losses(values, y, weight, share_of, whole)))
+        dy = only(loss_pullback(share))
+        dy = dy if weight is None else counted(dy, weight[:, None])
         if seen:
             seen("gradient of the loss", None, dy)
         grad, _ = pullback(dy)

@@ -19,7 +19,7 @@ from portnn.dropout import unit_words
 from portnn.errors import reason
 from portnn.evaluation import counter
 from portnn.layout import check_seeds
-from portnn.losses import Loss
+from portnn.losses import Loss, counted
 from portnn.members import check_members
 from portnn.memory import enough, state_wants
 from portnn.mlp import MLP
@@ -173,7 +173,8 @@ def make_step(
         return state, y
 
     def judge(y: Array, batch: Batch) -> Metrics:
-        return per_sample(pair(y, batch["t"])[0], y, batch)
+        values, weight = pair(y, batch["t"])[0], batch.get("weight")
+        return per_sample(values if weight is None else counted(values, weight), y, batch)
 
     def per_sample(loss_of: Array, y: Array, batch: Batch) -> Metrics:
         weight = batch.get("weight")
@@ -191,9 +192,13 @@ def make_step(
 
 
 def _limit(model: MLP, limit: float | None) -> Array | None:
-    """Return a clipping limit as a 0-d array of the parameters' dtype and device."""
-    like = model.params
-    return None if limit is None else model.backend.xp.full((), limit, dtype=like.dtype, device=device(like))
+    """Return a clipping limit as a 0-d array of the parameters' dtype and device; one beyond the dtype is its last."""
+    if limit is None:
+        return None
+    like, xp = model.params, model.backend.xp
+    info = xp.finfo(like.dtype)
+    limit = min(max(limit, float(info.smallest_normal)), float(info.max))
+    return xp.full((), limit, dtype=like.dtype, device=device(like))
 
 
 def _update(optimizer: Any) -> Hashable:

@@ -33,7 +33,7 @@ from tolerances import BARS, assert_same, assert_within, exchanged, first_gradie
 
 import portnn
 from portnn import estimators as ours
-from portnn.estimators import losses, updates
+from portnn.estimators import descent, losses, updates
 from portnn.pure import name_of
 from portnn.step import make_step
 
@@ -643,6 +643,46 @@ def test_bad_input_is_named_and_changes_nothing(what):
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert same(after[name], value), name
+
+
+def test_a_fit_that_diverges_says_where():
+    x = IRIS.copy()
+    x[140] = 1e300
+    with pytest.raises(descent.DivergedError) as caught:
+        ours.MLPRegressor(**WIDTH, solver="sgd", activation="identity").fit(x, LINEAR)
+    error, cause = caught.value, caught.value.__cause__
+    assert (error.epoch, error.array, error.samples, error.n_samples) == (1, "loss", (140,), 1)
+    assert (error.batch, error.layer, error.members) == (cause.batch, cause.layer, cause.members)
+    assert error.history is cause.history is not None
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "array", "samples"),
+    [
+        (IRIS, 1e200 * LINEAR, {}, "loss", 5),
+        (IRIS, np.where(np.arange(150) == 7, 1e200, LINEAR[:, 0]), {}, "loss", (7,)),
+        (1e300 * IRIS, LINEAR, {}, "loss", 5),
+        (IRIS, LINEAR, {"alpha": 1e308}, "params", ()),
+        (0.0 * IRIS, LINEAR, {"loss": "mae", "init": lambda key, i, o: np.full((i, o), 1e160)}, "gradient", ()),
+    ],
+    ids=["targets", "one target", "samples", "a step", "a penalty"],
+)
+def test_lbfgs_that_diverges_says_where(x, y, options, array, samples):
+    with pytest.raises(descent.DivergedError, match=r"^Solver produced non-finite .*solver='lbfgs', after 0 iter") as e:
+        ours.MLPRegressor(**WIDTH, solver="lbfgs", **options).fit(x, y)
+    error = e.value
+    assert (error.array, error.epoch, error.batch, error.history) == (array, None, None, None)
+    assert error.samples == samples or len(error.samples) == samples
+
+
+def test_rates_beyond_the_dtype_are_no_predictions():
+    b = ours.MLPRegressor("poisson", (), solver="lbfgs").fit(abs(IRIS), COUNTS)
+    x = abs(IRIS)
+    x[[3, 40]] = np.sign(b.coefs_[0][:, 0]) * 1e6
+    for method in (b.predict, lambda x: b.score(x, COUNTS)):
+        with pytest.raises(portnn.NonFiniteError, match=r"^MLPRegressor\.predict: exp\(outputs\) is NaN or inf") as e:
+            method(x)
+        assert (e.value.array, e.value.samples, e.value.n_samples) == ("predictions", (3, 40), 2)
 
 
 def test_another_solver_begins_with_an_optimizer_of_its_own():

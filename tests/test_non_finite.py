@@ -430,6 +430,21 @@ def test_evaluate_names_the_loss_where_outputs_are_finite():
         evaluated(MLP([4, 2], init="zeros"), X, 1e19 + 0 * T)
 
 
+def test_a_loss_that_takes_the_mean_itself_is_no_sum():
+    """It belongs to no sample, and float64 would not help."""
+
+    def squeezed(y: Any, t: Any) -> Any:
+        values = namespace(y).mean((y[..., 0] - t[..., 0]) ** 2, axis=-1)
+        return values * NAN, lambda dvalues: (0.0 * y,)
+
+    for members in (None, 2):
+        model = MLP([4, 2], seed=1, members=members)
+        words = r"^evaluate: the loss is NaN or infinity; it is the mean that the loss took itself"
+        with pytest.raises(NonFiniteError, match=words) as caught:
+            portnn.evaluate(model, X, T, loss=squeezed)
+        assert (caught.value.array, caught.value.samples, caught.value.n_samples) == ("loss", (), 0)
+
+
 def test_far_rows_of_large_data_are_found():
     x = np.zeros((20_000, 4), "float32")
     x[[9000, 17_000]] = 3e38

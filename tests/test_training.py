@@ -255,6 +255,64 @@ def test_weight_2_is_the_sample_twice(library):
     assert_within(weighted, repeated, first_gradient(repeated, "float64"))
 
 
+@pytest.mark.parametrize(
+    ("loss", "row", "target", "members"),
+    [("mse", X[3], 9.96921e200, None), ("poisson", abs(X[3]) * 1e3, 1.0, 2)],
+    ids=["a fill value as the target", "a rate that overflows"],
+)
+def test_a_sample_of_weight_0_is_as_if_it_were_not_there(library, loss, row, target, members):
+    """Its loss is infinite: infinity times 0 would be NaN."""
+    weights, x, t = WEIGHTS.copy(), X.astype("float64"), abs(X[:, :1]).astype("float64")
+    weights[3], x[3], t[3] = 0.0, row, target
+    there, without = {"x": x, "t": t}, {"x": np.delete(x, 3, axis=0), "t": np.delete(t, 3, axis=0)}
+    options: dict[str, Any] = {"loss": loss, "optimizer": SGD(0.01), "shuffle": False}
+    made = {"init": lambda key, i, o: np.full((i, o), 0.5), "dtype": "float64", "members": members}
+    results: list[list[np.ndarray]] = []
+    for given, weight in ((there, weights), (without, np.delete(weights, 3))):
+        model, n = network(library, 4, 1, **made), len(weight)
+        value, grad = model.loss_and_grad(library.make(given["x"]), given["t"], loss, sample_weight=weight)
+        v = library.xp.ones_like(model.params)
+        product = model.hvp(library.make(given["x"]), given["t"], v, loss, sample_weight=weight)
+        judged = portnn.evaluate(model, **given, loss=loss, sample_weight=weight)["loss"]
+        given = {**given, "sample_weight": weight}
+        history = fit(model, **given, **options, batch_size=n)
+        results.append([library.to_numpy(a) for a in (value, grad, product, model.params)])
+        results[-1] += [np.asarray(judged), np.asarray(history["loss"])]
+        again = network(library, 4, 1, **made)
+        fit(again, **given, **options, batch_size=n, compile=False, per_batch=True)
+        results[-1].append(library.to_numpy(again.params))
+    for one, other in zip(*results, strict=True):
+        assert np.isfinite(one).all()
+        assert_within(one, other, trajectory(other, 2))
+
+
+@pytest.mark.parametrize("limit", ["clip_norm", "clip_value"])
+def test_a_limit_beyond_the_dtype_clips_nothing(library, limit):
+    one, other = same_model(library, {limit: 1e300, "batch_size": 20}, {"batch_size": 20}, dtype="float32")
+    assert_same(one, other)
+
+
+def test_a_limit_below_the_dtype_is_none_of_0(library):
+    """By which a gradient of 0 would be divided."""
+    model = network(library, 4, 1, init="zeros", dtype="float32")
+    fit(model, t=0.0 * X[:, :1], loss="mse", clip_norm=1e-300)
+    assert_same(library.to_numpy(model.params), np.zeros(5, "float32"))
+
+
+def test_what_is_rounded_on_the_host_heeds_no_settings_of_numpy(library):
+    """A small number becomes 0 and a large one infinity, which is then found where it does harm."""
+    small, weights = X.astype("float64") * 1e-300, np.where(np.arange(N) == 3, 1e-300, 1.0)
+    model = network(library, dtype="float32")
+    with np.errstate(all="raise"):
+        assert_same(portnn.predict(model, small), portnn.predict(model, 0.0 * X))
+        portnn.evaluate(model, small, LABELS, sample_weight=weights)
+        model.loss_and_grad(library.make(X), LABELS, sample_weight=weights)
+        fit(model, small, sample_weight=weights)
+        for options in ({"optimizer": SGD(1e39)}, {"l2": 1e39}):
+            with pytest.raises(portnn.NonFiniteError, match=r"epoch 1, batch 1: the (update|penalty)"):
+                fit(network(library, dtype="float32"), **options)
+
+
 def test_class_weight_is_the_weight_of_its_samples(library):
     per_class = {0: 0.5, 2: 3.0}
     balanced = N / (3 * np.bincount(LABELS))

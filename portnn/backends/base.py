@@ -216,8 +216,11 @@ class Backend:
         """
         if isinstance(x, numpy.ndarray | numpy.generic) or not self.owns(x):
             x = to_native(x)
-            if dtype is not None:  # before the move: the device may lack the wider type
-                x = x.astype(dtype_name(dtype), copy=False)
+            if dtype is not None and x.dtype.name != dtype_name(
+                dtype
+            ):  # before the move: the device may lack the wider
+                with silently():
+                    x = x.astype(dtype_name(dtype))
         x = self.xp.asarray(x, device=self.device, copy=copy)
         return x if dtype is None or x.dtype == dtype else self.xp.astype(x, dtype)
 
@@ -315,7 +318,17 @@ def table(rows: Sequence[Sequence[Any]], dtype: Any) -> numpy.ndarray:
 
     """
     shape = numpy.broadcast_shapes(*(numpy.shape(h) for h in rows[0]))
-    return numpy.asarray([[numpy.broadcast_to(h, shape) for h in row] for row in rows] if shape else rows, dtype=dtype)
+    with silently():
+        of_members = [[numpy.broadcast_to(h, shape) for h in row] for row in rows] if shape else rows
+        return numpy.asarray(of_members, dtype=dtype)
+
+
+def silently() -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which NumPy computes: portnn looks for non-finite values itself, on every library alike.
+
+    A cast on the host, too, may round to 0 or to infinity, which a user's ``numpy.seterr`` would make an error of.
+    """
+    return numpy.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore")
 
 
 def default_device(xp: Any) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -21,6 +21,7 @@ from portnn.backends.base import (
     State,
     Step,
     dtype_name,
+    silently,
     table,
     to_native,
 )
@@ -115,12 +116,17 @@ class JaxBackend(Backend):
         stats = self.device.memory_stats() if self.device.platform != "cpu" else None
         return int(stats["bytes_limit"] - stats["bytes_in_use"]) if stats else None
 
-    def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
-        """Products in full float32 unless asked otherwise; JAX's own default on recent GPUs is TF32."""
+    @contextlib.contextmanager
+    def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
+        """Products in full float32 unless asked otherwise; JAX's own default on recent GPUs is TF32.
+
+        And NumPy is silent: JAX rounds Python's numbers with it.
+        """
         import jax
 
         _not_forked()
-        return jax.default_matmul_precision("tensorfloat32" if matmul_precision == "tf32" else "highest")
+        with jax.default_matmul_precision("tensorfloat32" if matmul_precision == "tf32" else "highest"), silently():
+            yield
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a JAX array or a tracer of one."""
@@ -162,7 +168,9 @@ class JaxBackend(Backend):
             x = numpy.asarray(x)
         else:
             x = to_native(x)
-        x = x if dtype is None else x.astype(dtype_name(dtype), copy=False)
+        if dtype is not None and x.dtype.name != dtype_name(dtype):
+            with silently():
+                x = x.astype(dtype_name(dtype))
         # memory that nobody else writes to, which JAX may take over
         return jax.device_put(numpy.array(x, order="C"), self.device)
 

@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat.numpy as xp
 import numpy
 
-from portnn.backends.base import Backend, Rows
+from portnn.backends.base import Backend, Rows, silently
 from portnn.backends.replay import Replaying
 from portnn.backends.tape import Call
 from portnn.errors import BackendError
@@ -48,7 +48,7 @@ class NumpyBackend(Replaying):
 
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """Silence floating-point warnings: portnn looks for non-finite values itself, on every library alike."""
-        return numpy.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore")
+        return silently()
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a NumPy array."""

@@ -19,7 +19,7 @@ from portnn.estimators import samples
 from portnn.estimators.updates import SGD, Adam, Rate
 from portnn.estimators.watch import Watch, functions, watch
 from portnn.history import History, Reached
-from portnn.losses import Loss
+from portnn.losses import Loss, counted
 from portnn.mlp import MLP
 from portnn.trace import rows_said
 from portnn.training import fit
@@ -29,6 +29,18 @@ CALLER = 7  # frames up to the line of the user's, which a warning names: fit, s
 
 class DivergedError(NonFiniteError, ValueError):
     """Training met a NaN or an infinity: portnn's exception, and the type that scikit-learn raises."""
+
+    @classmethod
+    def of(cls, error: NonFiniteError, said: str, rows: numpy.ndarray | None = None) -> DivergedError:
+        """Return the error for one of portnn's, with its fields; ``rows`` are the caller's numbers of the samples."""
+        # the first sentence is scikit-learn's, so that a search finds the answer
+        words = "Solver produced non-finite parameter weights. The input data may contain large values and need to be"
+        names = ("epoch", "batch", "array", "layer", "samples", "n_samples", "members")
+        new = cls(f"{words} preprocessed. ({said})", **{name: getattr(error, name) for name in names})
+        new.history = error.history
+        if rows is not None and error.epoch is not None:  # those of held-out samples have numbers of their own
+            new.samples = tuple(int(rows[i]) for i in error.samples)
+        return new
 
 
 class Problem(NamedTuple):
@@ -119,11 +131,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     except NonFiniteError as error:
         said = _told(error, train)
         if not (e.early_stopping and held_out is not None and e.best_validation_score_ > -numpy.inf):
-            # the first sentence is scikit-learn's, so that a search finds the answer
-            raise DivergedError(
-                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                f"preprocessed. ({said})"
-            ) from error
+            raise DivergedError.of(error, said, train.rows) from error
         history = error.history if isinstance(error.history, History) else History()
         e.validation_scores_.append(numpy.nan)
         warnings.warn(
@@ -240,6 +248,7 @@ def _loss(loss: Loss, model: MLP, y: Array, t: numpy.ndarray, weight: numpy.ndar
         targets = backend.asarray(t.astype(model.dtype) if t.dtype.kind == "f" else t)
         y = y if backend.owns(y) else backend.asarray(samples.to_numpy(y))
         values = backend.to_numpy(value_of(loss.pair(y, targets), "loss")).astype("float64")
+        values = counted(values, weight) if weight is not None and values.ndim else values
     return float(numpy.average(values, weights=weight) if values.ndim else values)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy
 from sklearn.exceptions import ConvergenceWarning
 
-from portnn.estimators.descent import CALLER, Problem
+from portnn.errors import NonFiniteError
+from portnn.estimators.descent import CALLER, DivergedError, Problem
 from portnn.estimators.watch import functions, watch
+from portnn.evaluation import evaluate
 from portnn.hosts import scipy_objective
 from portnn.mlp import MLP
 
@@ -43,16 +45,24 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
             if eyes.epoch(wide.to(dtype=model.dtype), last=done == e.max_iter):
                 raise StopIteration
 
+    broken: numpy.ndarray | None = None  # finite parameters at which the loss or its gradient is not
+
+    def looked_at(params: numpy.ndarray) -> tuple[float, numpy.ndarray]:
+        nonlocal broken
+        value, grad = f(params)
+        if numpy.isfinite(params).all() and not (numpy.isfinite(value) and numpy.isfinite(grad).all()):
+            broken = params.copy()
+        return value, grad
+
     start = wide.backend.to_numpy(wide.params).astype("float64")
     options = {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
-    found = scipy.optimize.minimize(f, start, jac=True, method="L-BFGS-B", options=options, callback=after)
+    found = scipy.optimize.minimize(looked_at, start, jac=True, method="L-BFGS-B", options=options, callback=after)
     e.__dict__.pop("history_", None)  # of another solver: here are no epochs
     e.n_iter_ = min(int(found.nit), e.max_iter)
     if not (numpy.isfinite(found.x).all() and numpy.isfinite(found.fun)):
-        raise ValueError(
-            "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-            f"preprocessed. ({who}: solver='lbfgs', after {e.n_iter_} iterations)"
-        )
+        error = _cause(wide, problem, broken)
+        said = f"{who}: solver='lbfgs', after {e.n_iter_} iterations: {error}"
+        raise DivergedError.of(error, said) from error
     if found.status not in (0, 99):  # 99: a callback ended it
         warnings.warn(
             f"{who}: lbfgs failed to converge after {e.n_iter_} iterations (status={found.status}): {found.message}; "
@@ -65,3 +75,18 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
     if eyes is not None:
         eyes.close(wide)
     return wide.to(dtype=model.dtype)
+
+
+def _cause(model: MLP, problem: Problem, params: numpy.ndarray | None) -> NonFiniteError:
+    """Return the error for the first array that is not finite at some parameters; None: there are no such finite ones.
+
+    Where the network in prediction and its loss are finite, that is the gradient.
+    """
+    if params is None:
+        return NonFiniteError("the step of the line search is NaN or infinity", array="params")
+    model.params = params
+    try:
+        evaluate(model, problem.x, problem.t, loss=problem.loss, sample_weight=problem.weight)
+    except NonFiniteError as error:
+        return error
+    return NonFiniteError("the gradient or the penalty is NaN or infinity", array="gradient")

@@ -12,10 +12,11 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from portnn.backends import Array, namespace
+from portnn.backends import Array, get_backend, namespace
 from portnn.estimators import losses, samples
 from portnn.estimators.base import Perceptron
 from portnn.losses import LOSSES, Loss, get_loss
+from portnn.trace import Place, error, finite_rows
 
 
 class MLPRegressor(RegressorMixin, Perceptron):
@@ -147,7 +148,10 @@ class MLPRegressor(RegressorMixin, Perceptron):
         return float(r2_score(targets, y, sample_weight=weight)) if numpy.isfinite(y).all() else float("nan")
 
     def _of_outputs(self, y: Array) -> Array:
-        return namespace(y).exp(y) if self.out_activation_ == "exp" else y
+        if self.out_activation_ != "exp":
+            return y
+        with get_backend(y).scope():
+            return namespace(y).exp(y)
 
     # -- what users call --------------------------------------------------------------------------------------
 
@@ -167,8 +171,16 @@ class MLPRegressor(RegressorMixin, Perceptron):
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Any:
-        """Return the predictions ``(n,)`` or ``(n, n_outputs)``, in the library of ``X``."""
+        """Return the predictions ``(n,)`` or ``(n, n_outputs)``, in the library of ``X``.
+
+        NonFiniteError where one of ``loss="poisson"``, the exponential of an output, is beyond the dtype.
+        """
         y = self._of_outputs(self._outputs(X, "predict"))
+        off = numpy.flatnonzero(~finite_rows(get_backend(y), y)) if self.out_activation_ == "exp" else ()
+        if len(off):
+            place = Place("predictions", words="exp(outputs) is", n=int(y.shape[0]))
+            tail = "look at these samples, and scale X as in training"
+            raise error(f"{type(self).__name__}.predict: ", place, tail, off)
         return y[:, 0] if y.shape[1] == 1 else y
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
