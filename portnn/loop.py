@@ -70,7 +70,8 @@ class Loop:
         given: State | None = self.position.state if kept is None else copied(self.model.backend, _held(self.model))
         try:
             if kept is not None:
-                _hand_over(self.model, self.position.state)  # what callbacks begin with
+                state = self.position.state  # what callbacks begin with
+                self.model.params, self.model.running = state["params"], state.get("running")
             with during(self.callbacks, self.model, self.history):
                 self._begin(kept)
                 given = None
@@ -78,7 +79,7 @@ class Loop:
         except BaseException:
             if given is not None:
                 with uninterrupted():
-                    _hand_over(self.model, given)
+                    self.model._adopt(given["params"], given.get("running"))
                     if self.saver is not None:
                         self.saver.put_back()
             raise

@@ -216,10 +216,8 @@ class Backend:
         """
         if isinstance(x, numpy.ndarray | numpy.generic) or not self.owns(x):
             x = to_native(x)
-            if dtype is not None and x.dtype.name != dtype_name(
-                dtype
-            ):  # before the move: the device may lack the wider
-                with silently():
+            if dtype is not None and x.dtype.name != dtype_name(dtype):
+                with silently():  # before the move: the device may lack the wider type
                     x = x.astype(dtype_name(dtype))
         x = self.xp.asarray(x, device=self.device, copy=copy)
         return x if dtype is None or x.dtype == dtype else self.xp.astype(x, dtype)
