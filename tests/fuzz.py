@@ -614,7 +614,7 @@ class Report:
     first: dict[str, str] = field(default_factory=dict)  #: of each kind
     peak: int = 0  #: bytes above those of the file, twice, at most
     memory: int = 0  #: bytes at the worst
-    slowest: float = 0.0  #: seconds to refuse one
+    slowest: float = 0.0  #: seconds of the processor to refuse one, while its memory is watched
     which: int = 0  #: the slowest one
 
 
@@ -623,11 +623,11 @@ def judge(report: Report, name: str, k: int, path: Path) -> None:
     reader, content = READERS[name], mutant_of(name, k)
     path.write_bytes(content)
     tracemalloc.reset_peak()
-    before, began, kind, said = tracemalloc.get_traced_memory()[0], time.perf_counter(), "", ""
+    before, began, kind, said = tracemalloc.get_traced_memory()[0], time.process_time(), "", ""
     try:
         result = reader.read(path)
     except portnn.FormatError as error:
-        seconds, taken = time.perf_counter() - began, tracemalloc.get_traced_memory()[1] - before
+        seconds, taken = time.process_time() - began, tracemalloc.get_traced_memory()[1] - before
         report.refused, said = report.refused + 1, str(error)
         if seconds > report.slowest:
             report.slowest, report.which = seconds, k

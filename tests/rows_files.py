@@ -392,21 +392,19 @@ PATHS = [
     paths("70 directory", IsADirectoryError, "directory", lambda folder: folder),
     fails("70 no permission", PermissionError, "ermi", _not_allowed),
     paths("70 symlink loop", OSError, "loop", lambda folder: folder / "loop"),
-    paths(
-        "70 disk full",
-        OSError,
-        "No space left on device.*old",
-        lambda folder: folder / "old",
-        patch=("os.fsync", _saying(errno.ENOSPC)),
-        reads=False,
-    ),
-    paths(
-        "70 too large for the file system",
-        OSError,
-        "File too large.*old",
-        lambda folder: folder / "old",
-        patch=("os.fsync", _saying(errno.EFBIG)),
-        reads=False,
+    *(
+        paths(
+            f"70 {name}",
+            OSError,
+            f"{words}.*old",
+            lambda folder: folder / "old",
+            patch=("os.fsync", _saying(code)),
+            reads=False,
+        )
+        for name, words, code in (
+            ("disk full", "No space left on device", errno.ENOSPC),
+            ("too large for the file system", "File too large", errno.EFBIG),
+        )
     ),
     works("70 output = input", _output_is_input),
 ]

@@ -418,36 +418,21 @@ REFUSED = {
         ValueError,
         "^from_torch: module '1' is a BatchNorm1d with eps=0.001, portnn's has 1e-05$",
     ),
-    "momentum": (
-        no_such(nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 2)),
-        ValueError,
-        "with momentum=None, portnn's ",
-    ),
-    "no statistics": (
-        no_such(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)),
-        ValueError,
-        "module '1' is a BatchNorm1d with track_running_stats=False, portnn's has True",
-    ),
-    "no gain": (
-        no_such(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)),
-        ValueError,
-        "with affine=False, portnn's has",
-    ),
-    "no gain either": (
-        no_such(nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2)),
-        ValueError,
-        "is a LayerNorm with elementwise_affine=False, portnn's has True",
-    ),
-    "no shift": (
-        no_such(nn.LayerNorm(4, bias=False), nn.Linear(4, 2)),
-        ValueError,
-        "LayerNorm with bias=False, portnn's",
-    ),
-    "two axes": (
-        no_such(nn.LayerNorm((2, 4)), nn.Linear(4, 2)),
-        ValueError,
-        "is a LayerNorm with axes=2, portnn's has 1",
-    ),
+    **{
+        f"{type(norm).__name__} with {setting}": (
+            no_such(norm, nn.Linear(4, 2)),
+            ValueError,
+            f"module '1' is a {type(norm).__name__} with {setting}, portnn's has {ours}$",
+        )
+        for norm, setting, ours in (
+            (nn.BatchNorm1d(4, momentum=None), "momentum=None", "0.1"),
+            (nn.BatchNorm1d(4, track_running_stats=False), "track_running_stats=False", "True"),
+            (nn.BatchNorm1d(4, affine=False), "affine=False", "True"),
+            (nn.LayerNorm(4, elementwise_affine=False), "elementwise_affine=False", "True"),
+            (nn.LayerNorm(4, bias=False), "bias=False", "True"),
+            (nn.LayerNorm((2, 4)), "axes=2", "1"),
+        )
+    },
     "a slope of each unit": (
         lambda: from_torch(nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)).state_dict(), "relu"),
         ValueError,

@@ -13,6 +13,7 @@ MAX_LINE = 1 << 21
 _POWERS = 10 ** np.arange(19, dtype=np.int64)
 _EXACT_POWERS = np.asarray([float(10**k) for k in range(23)])
 _EXACT = 2**53
+_SHORT = 15  # digits of which float64 holds all numbers
 _LONGEST = 18  # digits of which int64 holds all numbers
 _AT_ONCE = 1 << 18
 _ZERO = np.uint8(ord("0"))
@@ -59,10 +60,10 @@ def _short(buffer: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
     """Return the whole numbers that end there, or None if some have no digit or more than 15."""
     widths = np.diff(ends, prepend=-1) - 1
     widest = int(widths.max())
-    if widths.min() < 1 or widest > 15:
+    if widths.min() < 1 or widest > _SHORT:
         return None
     values = np.zeros(len(ends))
-    for place in range(widest):  # sums below 10**15 are exact
+    for place in range(widest):
         digits = buffer[np.maximum(ends - 1 - place, 0)] - _ZERO
         values += np.where(widths > place, digits, 0) * _EXACT_POWERS[place]
     return values
@@ -96,7 +97,7 @@ def _general(block: bytes, buffer: np.ndarray, ends: np.ndarray, delimiter: byte
         return None
 
     exact = length <= _LONGEST
-    if _many(~exact, ends):
+    if _many(length > _SHORT, ends):
         return _by_float(block, delimiter)
     digits = np.frombuffer(block.translate(None, b"+-.eE\n" + delimiter), np.uint8) - _ZERO
     whole = _integers(digits, length)
