@@ -108,8 +108,8 @@ def said_of(callback: Any) -> str:
 
     Examples
     --------
-    >>> said_of(EarlyStopping("val_accuracy", patience=3)), said_of(CSVLog("log.csv"))
-    ("EarlyStopping(monitor='val_accuracy', patience=3.0, min_delta=0.0, mode='max', restore_best=True)", 'CSVLog')
+    >>> said_of(EarlyStopping("val_accuracy", patience=3))
+    "EarlyStopping(monitor='val_accuracy', patience=3.0, min_delta=0.0, mode='max', restore_best=True)"
 
     """
     arguments = callback.arguments if isinstance(callback, EarlyStopping | Checkpoint) else {}

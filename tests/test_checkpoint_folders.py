@@ -124,14 +124,16 @@ def test_another_process_is_refused_and_children_hold_nothing(tmp_path, how):
 
 @pytest.mark.skipif(not (LOCKS and hasattr(signal, "SIGKILL")), reason="nothing is locked, or nobody killed, here")
 def test_the_lock_of_a_process_that_was_killed_is_gone(tmp_path):
-    """Its file is left, and means nothing."""
+    """Its file is left, and means nothing; nor does a worker that it had forked, and that lives on."""
     program = """
-import sys
+import os, sys
 import numpy as np, portnn
 x = np.ones((8, 1))
 def wait(model, history):
-    print("there", flush=True)
-    sys.stdin.read()
+    if os.fork():
+        print("there", flush=True)
+    os.read(0, 1)
+    os._exit(0)
 portnn.fit(portnn.MLP([1, 1]), x, x, loss="mse", checkpoint=sys.argv[1], progress=False, callbacks=wait)
 """
     folder, pipes = tmp_path / "run", {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -139,9 +141,10 @@ portnn.fit(portnn.MLP([1, 1]), x, x, loss="mse", checkpoint=sys.argv[1], progres
         assert process.stdout.readline().split() == [b"there"]
         assert in_use(folder)
         process.kill()
-    assert os.listdir(folder) == [files.LOCK]
-    fit(network(), folder)
-    assert files.LOCK not in os.listdir(folder)
+        process.wait()
+        assert os.listdir(folder) == [files.LOCK]
+        fit(network(), folder)
+        assert files.LOCK not in os.listdir(folder)
 
 
 @pytest.mark.skipif(not LOCKS, reason="nothing is locked on this system")

@@ -183,6 +183,18 @@ def test_tensors_that_do_not_fit_the_record(tmp_path, trained, name, a, words):
     assert_same(model.params, before)
 
 
+def test_losses_of_other_epochs_are_refused_though_nothing_names_them(tmp_path, trained):
+    def change(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        record["history"]["names"] = []
+        arrays["training/history/0"] = np.ones(5)
+
+    path = tmp_path / trained.name
+    shutil.copy(trained, path)
+    rewritten(path, change)
+    with pytest.raises(FormatError, match="its history is not of 1 epochs"):
+        load_checkpoint(path)
+
+
 def test_an_older_format_is_named(tmp_path, trained):
     path = tmp_path / trained.name
     arrays, metadata = read_safetensors_file(trained)
@@ -267,8 +279,9 @@ def test_what_a_reader_would_refuse_is_not_written(tmp_path):
     assert history["count"] == [10**6] * 100_000
     assert history["right"] == [True] * 100_000
     history["remark"] = ["it goes on"] * 100_000
+    rare = {"checkpoint": Checkpoints(tmp_path / "more", seconds=None), "resume": history}
     with pytest.raises(ValueError, match=words):  # before the first step
-        fit(network(), tmp_path / "more", resume=history, callbacks=lambda *_: pytest.fail("trained"))
+        fit(network(), **rare, callbacks=lambda *_: pytest.fail("trained"))
     assert not (tmp_path / "more").exists()
 
 
