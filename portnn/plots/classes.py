@@ -50,7 +50,7 @@ def confusion_matrix(
     The labels are integers from 0, shape (batch,). Rows are true classes, as in scikit-learn; there are
     ``n_classes`` of them, by default as many as names or else the largest label + 1. Only mistakes are
     shaded, by their share of the true class: on a scale up to the diagonal all would look like zero.
-    Numbers are written for up to 20 classes, at most 1,000 are drawn. A class without a row in ``t_true`` has no recall.
+    Numbers are written for up to 20 classes, at most 1000 are drawn. A class without a row in ``t_true`` has no recall.
 
     The counts are those of ``sklearn.metrics.confusion_matrix``. ``ConfusionMatrixDisplay.from_predictions`` draws the
     same ones on one scale up to the diagonal, without the recalls; this picture needs no scikit-learn.
