@@ -136,8 +136,8 @@ def _as_floats(t: np.ndarray, name: str) -> np.ndarray:
     if beyond.any():
         row, column = map(int, np.argwhere(beyond)[0])
         raise FormatError(
-            f"tensor {shown(name)} has the target {t[row, column]} in row {row}, column {column}, beyond 2**53: a float "
-            "cannot hold it; store it as float64, or what it stands for as classes"
+            f"tensor {shown(name)} has the target {t[row, column]} in row {row}, column {column}, beyond 2**53: a "
+            "float cannot hold it; store it as float64, or what it stands for as classes"
         )
     floats, wide = t.astype(np.float32), t.astype(np.float64)
     return floats if (floats == wide).all() else wide
