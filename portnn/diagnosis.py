@@ -145,12 +145,19 @@ def _whose(members: Sequence[int], optimizer: Any, update: int) -> str:
 
 
 def unsound(
-    who: str, model: MLP, feed: Feed, good_of: Callable[[Batch], numpy.ndarray], behind: Place, **fields: Any
+    who: str,
+    model: MLP,
+    feed: Feed,
+    good_of: Callable[[Batch], numpy.ndarray],
+    behind: Place,
+    whole: Callable[[Batch], bool] | None = None,
+    **fields: Any,
 ) -> NonFiniteError:
     """Return the error for outputs or losses that are not finite, after going through all samples once more.
 
     ``good_of`` returns for which samples of a batch all is well: ``(batch,)`` or ``(members, batch)``, on the host.
-    ``behind`` is what is not finite if all outputs are.
+    ``behind`` is what is not finite if all outputs are; ``whole`` tells of a loss with one number per batch whether it
+    is not.
     """
     numbers: list[numpy.ndarray] = []
     first: tuple[Array, numpy.ndarray] | None = None
@@ -165,6 +172,9 @@ def unsound(
             members |= set(members_off(good)) if good.ndim > 1 else set()
         start += good.shape[-1]
     if first is None:
+        if whole is not None and any(whole(batch) for batch in feed.in_order()):
+            tail = "it is one number per batch: look at the targets and at the loss itself"
+            return error(f"{who}: ", Place("loss"), tail, **fields)
         place = Place("loss", words=f"the sum of the losses of {feed.n} samples is")
         return error(f"{who}: ", place, "use dtype='float64', or scale the targets", **fields)
     network = (model.backend, model.layers, model.params, model.running)

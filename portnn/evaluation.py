@@ -277,11 +277,12 @@ class Judge(NamedTuple):
     """What judges a batch: ``sums`` is a function (params, running, batch) -> sums over its samples.
 
     They are of the loss, of weights, of right answers and of outputs that are finite; ``good`` tells, on the host, for
-    which samples outputs and losses are.
+    which samples outputs and losses are, and ``whole`` whether a loss that is one number per batch is not.
     """
 
     sums: Callable[[Array, Array | None, Batch], Metrics]
     good: Callable[[Array, Array | None, Batch], numpy.ndarray]
+    whole: Callable[[Array, Array | None, Batch], bool]
 
 
 def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
@@ -314,7 +315,12 @@ def make_judge(model: MLP, loss: Loss, share: numpy.ndarray | None) -> Judge:
         values, of_outputs = value_of(loss.pair(y, batch["t"], **options), "loss"), finite_rows(backend, y)
         return of_outputs & numpy.isfinite(backend.to_numpy(values)) if values.ndim == y.ndim - 1 else of_outputs
 
-    return Judge(backend.compiled(Pure(judge, known or None)), good)
+    def whole(params: Array, running: Array | None, batch: Batch) -> bool:
+        y, _ = forward(layers, params, batch["x"], running=running, zero=zero_of(params))
+        values = value_of(loss.pair(y, batch["t"], **options), "loss")
+        return values.ndim < y.ndim - 1 and not numpy.isfinite(backend.to_numpy(values)).all()
+
+    return Judge(backend.compiled(Pure(judge, known or None)), good, whole)
 
 
 def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
@@ -343,8 +349,8 @@ def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str, **place
         for batch in feed.in_order():
             total, finite = read_back(model.backend, judge.sums(model.params, model.running, batch), ())
             if not (finite and (total["finite"] == batch["x"].shape[0]).all()):
-                good_of = functools.partial(judge.good, model.params, model.running)
-                raise unsound(who, model, feed, good_of, Place("loss"), **place)
+                good, whole = (functools.partial(f, model.params, model.running) for f in judge[1:])
+                raise unsound(who, model, feed, good, Place("loss"), whole, **place)
             sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
     return means(sums, feed.n)
 

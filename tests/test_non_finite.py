@@ -423,6 +423,23 @@ def test_evaluate_names_the_loss_where_outputs_are_finite():
         evaluated(MLP([4, 2], init="zeros"), X, 1e19 + 0 * T)
 
 
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_loss_that_is_a_mean_is_named_itself(members):
+    """Whose number is NaN by itself, and not by a sum over samples, which there is none of."""
+
+    def mean(y: Any, t: Any) -> Any:
+        xp = namespace(y)
+        return xp.mean(xp.mean(y, axis=-1), axis=-1) * NAN
+
+    with pytest.raises(
+        NonFiniteError, match=r"^evaluate: the loss is NaN or infinity; .*one number per batch"
+    ) as caught:
+        portnn.evaluate(MLP([4, 2], members=members), X, T, loss=mean)
+    assert (caught.value.array, caught.value.samples, caught.value.n_samples) == ("loss", (), 0)
+    with pytest.raises(NonFiniteError, match=r"^evaluate: the sum of the losses of 30 samples is"):
+        portnn.evaluate(MLP([4, 2]), X, T, loss=lambda y, t: 0.0 * namespace(y).sum(y) + 3e38)
+
+
 def test_far_rows_of_large_data_are_found():
     x = np.zeros((20_000, 4), "float32")
     x[[9000, 17_000]] = 3e38
