@@ -89,9 +89,13 @@ def write_safetensors_file(
     >>> arrays["w"].tolist(), metadata
     ([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]], {'made': 'here'})
     """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"write_safetensors_file: arrays must map names to arrays, got {type(arrays).__name__}")
     for name, array in arrays.items():
         _check_writable(name, array)
-    if not all(isinstance(text, str) for item in (metadata or {}).items() for text in item):
+    if not isinstance(metadata, Mapping | None) or not all(
+        isinstance(text, str) for item in (metadata or {}).items() for text in item
+    ):
         message = "write_safetensors_file: metadata must map str to str; encode the rest with json.dumps"
         raise TypeError(message)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
@@ -147,6 +151,8 @@ def _in_order(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 def little_endian_bytes(array: np.ndarray) -> memoryview:
     """The elements in C order, little-endian, whatever the layout of ``array``; a copy only where needed."""
+    if array.dtype == np.bool_:
+        array = array.view(np.uint8) != 0  # a view of bytes as bool may hold a 2, which readers refuse
     contiguous = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     return contiguous.reshape(-1).view(np.uint8).data
 

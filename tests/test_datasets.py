@@ -260,6 +260,14 @@ def test_tensor_images(tmp_path: Path, images: np.ndarray, x: np.ndarray):
         (ONE_HOT.astype("?"), np.array([2, 0, 3])),
         (ONE_HOT + 1, (ONE_HOT + 1).astype("f4")),
         (ONE_HOT * 0, (ONE_HOT * 0).astype("f4")),
+        (np.array([[2**24, 1]] * 3, "i4"), np.array([[2**24, 1]] * 3, "f4")),
+        (np.array([[2**24 + 1, 1]] * 3, "i4"), np.array([[2**24 + 1, 1]] * 3, "f8")),
+        (np.array([[-(2**53), 2**53]] * 3, "i8"), np.array([[-(2**53), 2**53]] * 3, "f4")),
+        (np.array([[-(2**53), 2**53 - 1]] * 3, "i8"), np.array([[-(2**53), 2**53 - 1]] * 3, "f8")),
+        (
+            np.array([[2**24 + 1, 2**64 - 1 - 2**24]] * 3, "u8") & (2**53 - 1),
+            np.array([[2**24 + 1, 2**53 - 1 - 2**24]] * 3, "f8"),
+        ),
         (np.full((3, 4), 0.25), np.full((3, 4), 0.25)),
         (np.ones((3, 1), "f4"), np.ones((3, 1), "f4")),
     ],
@@ -297,6 +305,8 @@ def test_tensors_of_two_splits(tmp_path: Path):
         ({"images": IMAGES.reshape(-1), "labels": np.zeros(24, "i8")}, {}, "expected images (n, ...)"),
         ({"images": IMAGES[:0], "labels": ONE_HOT[:0]}, {}, "expected images (n, ...)"),
         ({"images": IMAGES, "labels": np.full(3, 2**63, "u8")}, {}, "int64"),
+        ({"x": IMAGES, "y": np.array([[1, 2], [1, 2], [2**53 + 1, 2]])}, {}, "9007199254740993 in row 2, column 0"),
+        ({"x": IMAGES, "y": np.array([[1, 2], [1, -(2**63)], [3, 2]])}, {}, "-9223372036854775808 in row 1, column 1"),
     ],
 )
 def test_tensors_refused(tmp_path: Path, arrays: dict, arguments: dict, words: str):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from portnn.files import atomic_write
-from portnn.storage import read_safetensors_file, read_safetensors_header, write_safetensors_file
+from portnn.storage import payload_sha256, read_safetensors_file, read_safetensors_header, write_safetensors_file
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 BASE = np.arange(24).reshape(2, 3, 4)
@@ -127,6 +127,10 @@ def test_header_and_selected_names(tmp_path: Path):
         ({"x" * 257: BASE}, None, ValueError, "not a name"),
         ({3: BASE}, None, ValueError, "not a name"),
         ({"a": [1, 2]}, None, TypeError, "list"),
+        (None, None, TypeError, "arrays must map names to arrays, got NoneType"),
+        ([BASE], None, TypeError, "arrays must map names to arrays, got list"),
+        ({"a": BASE}, "abc", TypeError, "metadata must map str to str"),
+        ({"a": BASE}, ["abc"], TypeError, "metadata must map str to str"),
         ({"a": np.ma.masked_array([1, 2])}, None, TypeError, "mask"),
         ({"a": BASE.astype("c16")}, None, TypeError, "complex128"),
         ({"a": np.array(["x"])}, None, TypeError, "<U1"),
@@ -143,6 +147,18 @@ def test_what_the_writer_refuses(tmp_path: Path, arrays, metadata, error, words)
     assert words in str(caught.value)
     assert len(str(caught.value)) < 500
     assert os.listdir(tmp_path) == []
+
+
+def test_true_is_1_whatever_its_byte(tmp_path: Path):
+    """A view of bytes as bool may hold others, which no reader has to take."""
+    odd = np.array([[2, 0], [255, 1]], "u1").view(bool)
+    plain = np.array([[True, False], [True, True]])
+    write_safetensors_file(tmp_path / "odd", {"a": odd, "b": odd[::-1, 1:], "c": odd[0, :1].reshape(())})
+    write_safetensors_file(tmp_path / "plain", {"a": plain, "b": plain[::-1, 1:], "c": np.array(True)})
+    assert (tmp_path / "odd").read_bytes() == (tmp_path / "plain").read_bytes()
+    arrays, _ = read_safetensors_file(tmp_path / "odd")
+    assert arrays["a"].tolist() == plain.tolist()
+    assert payload_sha256({"a": odd}) == payload_sha256({"a": plain})
 
 
 # --------------------------------------------------------------------------------------------------- atomic writes

@@ -39,13 +39,13 @@ def read_safetensors(
     -------
     x of shape (n, features), the axes of each image flattened: float32, float64 or uint8 as stored (float16
     becomes float32). t: int64 of shape (n,) from integers (n,) or (n, 1) and from rows that are exactly one-hot;
-    floats as stored, and other rows as float32 or float64 of shape (n, outputs).
+    floats as stored, other rows (n, outputs) of integers as float32, or as float64 where float32 cannot hold them.
 
     Raises
     ------
     FormatError
         A malformed file; no such tensors, or a choice of them (all names are listed); shapes that do
-        not belong together; a dtype that is neither.
+        not belong together; a dtype that is neither; integers that neither int64 nor a float can hold.
     OSError
         FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
 
@@ -121,13 +121,26 @@ def _targets(t: np.ndarray, name: str) -> np.ndarray:
     if t.dtype.kind == "f":
         return t.astype(np.float32) if t.dtype == np.float16 else t
     if t.ndim == 2 and t.shape[1] != 1:
-        return t.astype(np.float32)
+        return _as_floats(t, name)
     if t.size and t.max() > np.iinfo(np.int64).max:
         row = int(t.reshape(-1).argmax())  # one column at most
         raise FormatError(
             f"tensor {shown(name)} has the label {t.max()} in row {row}, expected integers that fit int64"
         )
     return t.reshape(-1).astype(np.int64)
+
+
+def _as_floats(t: np.ndarray, name: str) -> np.ndarray:
+    """Return integers as float32, or as float64 where that cannot hold all of them; FormatError where neither can."""
+    beyond = (t > 2**53) | ((t < -(2**53)) if t.dtype.kind == "i" else False)
+    if beyond.any():
+        row, column = map(int, np.argwhere(beyond)[0])
+        raise FormatError(
+            f"tensor {shown(name)} has the target {t[row, column]} in row {row}, column {column}, beyond 2**53: a "
+            "float cannot hold it; store it as float64, or what it stands for as classes"
+        )
+    floats, wide = t.astype(np.float32), t.astype(np.float64)
+    return floats if (floats == wide).all() else wide
 
 
 def _is_one_hot(t: np.ndarray) -> bool:
