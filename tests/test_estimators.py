@@ -329,6 +329,18 @@ def test_a_fitted_estimator_of_theirs_becomes_ours(problem, solver):
         assert not np.array_equal(a.coefs_[0], before[0])
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("problem", ["three classes", "one output"])
+def test_what_became_ours_is_fitted_further_and_cloned(problem, solver):
+    kind, x, y = PROBLEMS[problem]
+    a, _ = pair(kind, solver=solver, warm_start=True)
+    b = ours.from_sklearn(a.fit(x, y))
+    assert_equal(clone(a).fit(x, y), clone(b).fit(x, y), solver)
+    before = b.loss_
+    assert_equal(a.fit(x, y), b.fit(x, y), solver)
+    assert b.loss_ < before
+
+
 def test_what_is_not_theirs_is_refused():
     with pytest.raises(TypeError, match="of a pipeline pass the last step"):
         ours.from_sklearn(make_pipeline(theirs.MLPClassifier()))
@@ -669,18 +681,29 @@ def test_partial_fit_says_what_it_needs():
 
 
 def test_a_diverging_fit_keeps_its_best_network_with_early_stopping():
-    b = ours.MLPRegressor(**WIDTH, early_stopping=True, solver="sgd", learning_rate_init=5.0, activation="identity")
+    b = ours.MLPRegressor(**WIDTH, early_stopping=True, solver="sgd", learning_rate_init=0.1, activation="identity")
     with pytest.warns(ConvergenceWarning, match="training diverged, the best network is kept"):
         b.fit(IRIS, LINEAR)
     assert np.isnan(b.validation_scores_[-1])
     assert np.isfinite(r2_score(LINEAR, b.predict(IRIS)))
+    assert (b.n_iter_, b.loss_curve_) == (1, [b.loss_])
+    assert b.history_["loss"] == b.loss_curve_
+
+
+def test_a_fit_that_diverges_before_any_network_was_scored_is_an_error():
     options = {**WIDTH, "early_stopping": True, "solver": "sgd"}
-    refitted = ours.MLPRegressor(**options).fit(IRIS, LINEAR).set_params(learning_rate_init=1e30)
-    with pytest.warns(ConvergenceWarning, match="diverged"):  # in the first epoch, so that the best is the start
-        refitted.fit(IRIS, LINEAR)
-    with pytest.warns(ConvergenceWarning, match="diverged"):
-        fresh = ours.MLPRegressor(**options, learning_rate_init=1e30).fit(IRIS, LINEAR)
-    assert_same(refitted.coefs_[0], fresh.coefs_[0])
+    a, b = (of.MLPClassifier(**options, learning_rate_init=1e300) for of in (theirs, ours))
+    for each in (a, b):
+        with pytest.raises(ValueError, match="^Solver produced non-finite"), np.errstate(all="ignore"):
+            each.fit(1e10 * IRIS, TWO)
+    with pytest.raises(NotFittedError):
+        b.predict(IRIS)
+    b.set_params(learning_rate_init=1e-3, warm_start=True).fit(IRIS, TWO)
+    before = b.coefs_[0].copy(), b.loss_
+    with pytest.warns(ConvergenceWarning, match="diverged"):  # the best is that of the fit before
+        b.set_params(solver="adam", learning_rate_init=1e300).fit(IRIS, TWO)
+    assert_same(b.coefs_[0], before[0])
+    assert (b.loss_, b.n_iter_) == (before[1], 0)
 
 
 def test_importing_portnn_does_not_import_scikit_learn():
@@ -1104,6 +1127,3 @@ def test_the_history_of_the_last_call_stays():
     assert len(b.partial_fit(IRIS, TWO).history_["loss"]) == 1
     assert b.loss_curve_[-1] == b.history_["loss"][0]
     assert not hasattr(b.set_params(solver="lbfgs").fit(IRIS, TWO), "history_")
-    with pytest.warns(ConvergenceWarning, match="diverged"):
-        b = few(solver="sgd", early_stopping=True, learning_rate_init=1e200).fit(1e100 * IRIS, TWO)
-    assert b.history_["loss"] == b.loss_curve_

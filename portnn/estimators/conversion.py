@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy
+import sklearn.neural_network
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.validation import check_is_fitted
 
@@ -61,7 +62,9 @@ def from_sklearn(fitted: Any) -> MLPClassifier | MLPRegressor:
         )
     check_is_fitted(fitted)
     cls = MLPClassifier if is_classifier(fitted) else MLPRegressor
-    names = cls().get_params(deep=False)  # a subclass of theirs may have others, and keep these as attributes
+    # by the names of theirs: a subclass may have other parameters and keep these as attributes, and their classifier
+    # keeps a loss that is none
+    names = getattr(sklearn.neural_network, cls.__name__)().get_params(deep=False)
     given = copy.deepcopy({name: getattr(fitted, name) for name in names if hasattr(fitted, name)})
     new: Perceptron = cls(**given)
     for name in _SHARED:

@@ -118,7 +118,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
         )
     except NonFiniteError as error:
         said = _told(error, train)
-        if not (e.early_stopping and held_out is not None):
+        if not (e.early_stopping and held_out is not None and e.best_validation_score_ > -numpy.inf):
             # the first sentence is scikit-learn's, so that a search finds the answer
             raise DivergedError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
