@@ -33,6 +33,12 @@ def _check(who: str, name: str, value: object, low: float, high: float, *, open_
         raise ValueError(f"{who}: {name} must be a number in {left}{low:g}, {high:g}), got {shown(value)}")
 
 
+def _check_flag(who: str, name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is True or False: the text "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{who}: {name} must be True or False, got {shown(value)}")
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """What all optimizers share: the learning rate, a positive number or a schedule ``f(step)``; or one per member."""
@@ -125,6 +131,7 @@ class SGD(Optimizer):
     def check(self, who: str) -> None:
         """Momentum in [0, 1); Nesterov only with it."""
         _check(who, "momentum", self.momentum, 0.0, 1.0)
+        _check_flag(who, "nesterov", self.nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError(f"{who}: nesterov=True wants momentum > 0, got momentum={self.momentum}")
 
@@ -180,6 +187,7 @@ class Adam(Optimizer):
         _check(who, "beta1", self.beta1, 0.0, 1.0)
         _check(who, "beta2", self.beta2, 0.0, 1.0)
         _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+        _check_flag(who, "amsgrad", self.amsgrad)
 
     def init(self, params: Array) -> State:
         """Return the sums of g and g^2, without their factors 1 - beta, which ``row`` folds into two scalars."""

@@ -156,6 +156,8 @@ def fit(
         )
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
+        if not isinstance(progress, bool):
+            raise ValueError(f"{who}: progress must be True or False, got {shown(progress)}")
         callbacks = listed(callbacks, who)
         where, earlier = _resumed(checkpoint, resume, who)
         check_finite(model, who)

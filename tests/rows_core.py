@@ -542,6 +542,10 @@ NUMBERS = [
       )),
     refused("34 Nesterov without momentum", ValueError, "SGD: nesterov=True wants momentum > 0",
             lambda c: SGD(1, nesterov=True)),
+    refused("34 a text for a flag", ValueError, r"(nesterov|amsgrad|progress) must be True or False, got ('no'|1.0|None)$",
+            *(lambda c, v=v: SGD(0.1, momentum=0.9, nesterov=v) for v in ("no", 1, None)),
+            *(lambda c, k=k: k(amsgrad="no") for k in (Adam, AdamW)),
+            lambda c: c.call("fit", c.x, c.t, progress="no")),
     *(bad(f"34 {name} {value}", through, lambda c, n=name, v=value: {n: v}, ValueError,
           rf"(fit|loss_and_grad): {name} must be a finite number {sign} 0, got {re.escape(repr(value))}")
       for name, through, sign in (
