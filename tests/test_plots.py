@@ -419,6 +419,11 @@ def test_missing_matplotlib_names_the_cure(monkeypatch):
         plots.learning_curves({"loss": [1.0]})
 
 
+def sure(points):
+    """What ``predict_proba(points)[:, 1]`` may be."""
+    return 1.0 / (1.0 + np.exp(-points[:, 0]))
+
+
 X = np.ones((2, 64))
 ERRORS = [
     (plots.learning_curves, [{}], {}, r'learning_curves: history\["loss"\] has shape \(0,\)'),
@@ -451,6 +456,12 @@ ERRORS = [
     (plots.calibration, [[0, 2], np.ones(2)], {}, r"probabilities has shape \(2,\), .*or for two classes"),
     (plots.calibration, [[0, 1], [[-1.0, 2.0]] * 2], {}, r"fractions in \[0, 1\]; take the softmax"),
     (plots.calibration, [[0, 1], [[np.nan, 0.0]] * 2], {}, r"fractions in \[0, 1\]"),
+    (
+        plots.calibration,
+        [[0, 1], [[1.0, 0.0], [0.06, 0.04]]],
+        {},
+        "row 1 of probabilities adds up to 0.1, expected 1; ",
+    ),
     (plots.calibration, [[0, 1], np.eye(2)], {"n_bins": 0}, "n_bins must be at least 1, got 0"),
     (plots.decision_boundary, [len, np.ones((2, 3)), [0, 1]], {}, r"x has shape \(2, 3\), expected \(batch, 2\)"),
     (plots.decision_boundary, [len, [[0.0, np.nan]], [0]], {}, "all finite"),
@@ -459,6 +470,12 @@ ERRORS = [
     (plots.decision_boundary, [lambda z: z * np.nan, X[:, :2], [0, 1]], {}, "predict gave a NaN"),
     (plots.decision_boundary, [lambda z: np.ones(len(z), int), X[:, :2], [0, 1]], {}, "labels, .*; use predict_proba"),
     (plots.decision_boundary, [lambda z: z[:, 0] > 0, X[:, :2], [0, 1]], {}, "predict gave labels, expected logits or"),
+    (
+        plots.decision_boundary,
+        [sure, X[:, :2] * [[1], [-1]], [0, 1]],
+        {},
+        "like the probability of class 1, .*predict_pro",
+    ),
     (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 1]], {"resolution": 1}, "resolution must be at least 2"),
     (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 9]], {}, "at most 8 classes"),
     (plots.decision_boundary, [lambda z: z, X[:, :2], [0, 2]], {"class_names": "ab"}, "labels reach 2, .* below 2"),

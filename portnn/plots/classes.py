@@ -127,6 +127,9 @@ def class_report(t_true: ArrayLike, t_pred: ArrayLike, class_names: Sequence[str
     return str(classification_report(t_true, t_pred, labels=labels, target_names=names, digits=3, zero_division=0))
 
 
+_SLACK = 0.01  # of the sum of a row of probabilities, which may have been rounded to two or three digits
+
+
 @style("calibration")
 def calibration(t_true: ArrayLike, probabilities: ArrayLike, n_bins: int = 10) -> Figure:
     """Draw how often a prediction is right over how sure it was: points on the diagonal are well calibrated.
@@ -165,6 +168,13 @@ def calibration(t_true: ArrayLike, probabilities: ArrayLike, n_bins: int = 10) -
     if not ((p >= 0.0) & (p <= 1.0 + 1e-6)).all():
         message = "calibration: probabilities must be fractions in [0, 1]; take the softmax of logits first"
         raise ValueError(message)
+    off = np.abs(p.sum(axis=1) - 1.0) if p.ndim == 2 else np.zeros(1)
+    if off.max() > _SLACK:
+        row = int(off.argmax())
+        raise ValueError(
+            f"calibration: row {row} of probabilities adds up to {p[row].sum():.6g}, expected 1; divide each row by "
+            "its sum, or take the softmax of logits"
+        )
     if n_bins < 1:
         raise ValueError(f"calibration: n_bins must be at least 1, got {n_bins}")
     sure, right = (p, labels == 1) if p.ndim == 1 else (p.max(axis=1), p.argmax(axis=1) == labels)
@@ -211,8 +221,8 @@ def decision_boundary(
     ----------
     predict
         A function from points ``(n, 2)``, float64, to logits or probabilities ``(n, n_classes)``, the largest of which
-        is the class; or ``(n,)`` or ``(n, 1)`` logits of class 1, which it is above 0. For a network of any library:
-        ``lambda x: portnn.predict(model, x)``.
+        is the class; or ``(n,)`` or ``(n, 1)`` logits of class 1, which it is above 0; a column of probabilities is
+        refused. For a network of any library: ``lambda x: portnn.predict(model, x)``.
     x, t
         Samples ``(batch, 2)`` and labels ``(batch,)``, integers from 0.
     class_names, axis_names
@@ -239,7 +249,7 @@ def decision_boundary(
     pad = 0.08 * np.where(high > low, high - low, 1.0)
     across, up = (np.linspace(a, b, resolution) for a, b in zip(low - pad, high + pad, strict=True))
     plane = np.stack([a.ravel() for a in np.meshgrid(across, up)], axis=1)
-    (here, n), (there, _) = _classes(predict, x), _classes(predict, plane)
+    (here, n), (there, _) = _classes(predict, x), _classes(predict, plane, everywhere=True)
     n = len(class_names) if class_names is not None else max(n, int(labels.max()) + 1)
     if max(here.max(), there.max(), labels.max()) >= n or n > len(PALETTE):
         got = f"labels reach {labels.max()}, predictions {max(here.max(), there.max())}"
@@ -280,8 +290,10 @@ def decision_boundary(
     return figure
 
 
-def _classes(predict: Callable[[np.ndarray], Any], points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the class of each point, and how many there are."""
+def _classes(
+    predict: Callable[[np.ndarray], Any], points: np.ndarray, *, everywhere: bool = False
+) -> tuple[np.ndarray, int]:
+    """Return the class of each point, and how many there are; probabilities taken for logits show on many points."""
     y = np.asarray(predict(points))
     if y.ndim == 0 or len(y) != len(points) or y.ndim > 2 or not np.isfinite(y).all():
         got = f"shape {y.shape} for {len(points)} points" if y.ndim not in (1, 2) or len(y) != len(points) else "a NaN"
@@ -290,5 +302,12 @@ def _classes(predict: Callable[[np.ndarray], Any], points: np.ndarray) -> tuple[
         message = "decision_boundary: predict gave labels, expected logits or probabilities; use predict_proba"
         raise ValueError(message)
     if y.ndim == 1 or y.shape[1] == 1:
+        fractions = ((y >= 0.0) & (y <= 1.0)).all()
+        if everywhere and fractions and ((y > 0.0) & (y < 0.5)).any():  # as probabilities they would be class 0
+            message = (
+                "decision_boundary: predict gave one number in [0, 1] for each point, which looks like the probability "
+                "of class 1, expected logits; give all of predict_proba, both its columns, or logits"
+            )
+            raise ValueError(message)
         return (y.reshape(-1) > 0.0).astype(np.int64), 2
     return y.argmax(axis=1), y.shape[1]
