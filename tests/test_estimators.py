@@ -694,7 +694,7 @@ def test_a_fit_that_diverges_before_any_network_was_scored_is_an_error():
     options = {**WIDTH, "early_stopping": True, "solver": "sgd"}
     a, b = (of.MLPClassifier(**options, learning_rate_init=1e300) for of in (theirs, ours))
     for each in (a, b):
-        with pytest.raises(ValueError, match="^Solver produced non-finite"), np.errstate(all="ignore"):
+        with pytest.raises(ValueError, match=r"^Solver produced non-finite"), np.errstate(all="ignore"):
             each.fit(1e10 * IRIS, TWO)
     with pytest.raises(NotFittedError):
         b.predict(IRIS)
