@@ -21,6 +21,7 @@ it is a schedule, ``Adam(portnn.schedules.ReduceOnPlateau(1e-3))``.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -286,9 +287,11 @@ class _Best:
             raise TypeError(f"{who}: monitor must be a name of the history such as 'val_loss', got {shown(monitor)}")
         mode = one_of(f"mode of {who}", mode, ("auto", "min", "max"))
         if mode == "auto" and not monitor.endswith(("loss", "accuracy")):
+            near = _near(monitor, _KNOWN)
+            meant = f"did you mean {near!r}? For a list that a callback of yours adds, " if near else ""
             raise ValueError(
                 f"{who}: mode='auto' does not know whether {shown(monitor)} should fall or rise; "
-                "say mode='min' or 'max'"
+                f"{meant}say mode='min' or 'max'"
             )
         self.who, self.monitor, self.min_delta, self.keep = who, monitor, min_delta, keep
         self.sign = -1.0 if mode == "max" or (mode == "auto" and monitor.endswith("accuracy")) else 1.0
@@ -347,11 +350,18 @@ class _Best:
             setattr(model, name, a)
 
     def _missing(self, names: Any) -> None:
+        near = _near(self.monitor, {*_KNOWN, *names})
         cure = "give validation_data or validation_split, or " if self.monitor.startswith("val_") else ""
         raise ValueError(
             f"{self.who}: monitor={shown(self.monitor)} is not in the history, which has {', '.join(names)}; {cure}"
-            "monitor one of these"
+            f"monitor one of these{f'; did you mean {near!r}?' if near else ''}"
         )
+
+
+def _near(monitor: str, names: Iterable[str]) -> str | None:
+    """Return the name that may have been meant; None for one of these, which lacks nothing but validation data."""
+    close = difflib.get_close_matches(monitor, sorted(names), n=1)
+    return close[0] if close and close[0] != monitor else None
 
 
 _KNOWN = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}

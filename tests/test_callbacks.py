@@ -735,6 +735,11 @@ def test_the_history_draws_itself(tmp_path):
             ValueError,
             "EarlyStopping: mode='auto' does not know whether 'f1' should fall or rise; say mode='min' or 'max'",
         ),
+        (
+            lambda: EarlyStopping("val_los"),
+            ValueError,
+            r"whether 'val_los' should fall or rise; did you mean 'val_loss'\? For a list .* yours adds, say mode=",
+        ),
         (lambda: Checkpoint("m", "f1"), ValueError, "Checkpoint: mode='auto' does not know whether 'f1'"),
         (lambda: Checkpoint("m", every=0), ValueError, r"Checkpoint: every must be an int in the range \[1, inf"),
         (lambda: Checkpoint("m", "loss", mode="most"), ValueError, "unknown mode of Checkpoint 'most'"),
@@ -758,6 +763,21 @@ def test_a_name_that_will_not_come_is_refused_before_training(callback):
 def test_a_name_that_does_not_come_is_refused_after_the_first_epoch():
     with pytest.raises(ValueError, match="EarlyStopping: monitor='mine' is not in the history, which has loss, acc"):
         fit(network(), EarlyStopping("mine", mode="min"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("val_los", "val_loss"), ("vall_loss", "val_loss"), ("acuracy", "accuracy")]
+)
+def test_a_name_that_does_not_come_is_told_which_one_was_meant(name, meant):
+    with pytest.raises(ValueError, match=rf"monitor='{name}' is not .*; did you mean '{meant}'\?$"):
+        fit(network(), EarlyStopping(name, mode="min"))
+
+
+def test_a_name_near_another_may_be_a_users_own():
+    stop = EarlyStopping("val_los", mode="min", patience=9)
+    history = fit(network(), lambda model, history: history.setdefault("val_los", []).append(1.0), stop)
+    assert stop.best_epoch == 1
+    assert history["val_los"] == [1.0] * len(history["loss"])
 
 
 def test_all_names_are_public():
