@@ -93,6 +93,9 @@ def chosen(index: Any, members: int | None) -> int | list[int]:
         message = "MLP: the model is a single network, without members to choose from; make it with members=M"
         raise TypeError(message)
     listed = range(members)[index] if isinstance(index, slice) else _listed(index)
+    if listed and all(isinstance(entry, bool) for entry in listed):
+        message = "MLP: a mask of True and False chooses no members; give their numbers: model[numpy.flatnonzero(mask)]"
+        raise TypeError(message)
     if listed is None:
         return _member(index, members)
     if not len(listed):

@@ -330,6 +330,15 @@ class MLP(Derivatives):
         all_of_them: Any = chosen(slice(None), self.members)
         return map(self.__getitem__, all_of_them)
 
+    def __len__(self) -> int:
+        """Return the number of members; TypeError for a single network."""
+        all_of_them: Any = chosen(slice(None), self.members)
+        return len(all_of_them)
+
+    def __bool__(self) -> bool:
+        """A model is true, a single network too, which has no length."""
+        return True
+
     def _with(self, **changes: Any) -> MLP:
         new = object.__new__(MLP)
         new.__dict__.update(self.__dict__, **changes)

@@ -251,7 +251,15 @@ def test_a_member_is_saved_and_moved_like_any_network(library, team, tmp_path):
         ([], IndexError, r"^MLP: \[\] chooses none of the 3 members$"),
         *(
             (index, TypeError, "^MLP: a member has a whole number, several a slice or a sequence of them; got ")
-            for index in (True, 1.0, "0", None, [True, False, True], np.ones(3, dtype=bool), np.ones((1, 1), dtype=int))
+            for index in (True, 1.0, "0", None, [True, 0], np.ones((1, 1), dtype=int))
+        ),
+        *(
+            (
+                mask,
+                TypeError,
+                r"^MLP: a mask .* chooses no members; give their numbers: model\[numpy.flatnonzero\(mask\)\]$",
+            )
+            for mask in ([True, False, True], (False, False, False), np.ones(3, dtype=bool))
         ),
     ],
     ids=repr,
@@ -263,10 +271,11 @@ def test_what_is_no_member(team, index, error, words):
 
 def test_a_single_network_has_no_members_but_is_true(library, team):
     single = network(library)
-    for use in (lambda: single[0], lambda: iter(single)):
+    for use in (lambda: single[0], lambda: iter(single), lambda: len(single)):
         with pytest.raises(TypeError, match=r"^MLP: the model is a single network, .*; make it with members=M$"):
             use()
     assert all(map(bool, (single, team, team[0])))
+    assert (len(team), len(team[1:]), len(list(team))) == (3, 2, 3)
 
 
 # -- what they say together -------------------------------------------------------------------------------------------
