@@ -4,6 +4,8 @@ import copy
 import functools
 import gc
 import math
+import pkgutil
+import re
 import sys
 import threading
 import weakref
@@ -328,7 +330,47 @@ def test_what_cannot_be_differentiated_says_how():
     model = portnn.MLP([5, 2])
     with pytest.raises(TypeError) as caught:
         model.loss_and_grad(X, X[:, :2], lambda y, t: np.float32(np.linalg.norm(y)))
+    message = r"^loss: the function returns no pullback, .*; write it against the array API, .*\(y\), or return a pair"
+    assert re.search(message, str(caught.value))
+    assert "the array is recorded and its derivative would be lost" in str(caught.value.__cause__)
+    with pytest.raises(KeyError) as caught:  # a mistake in it stays what it is
+        model.loss_and_grad(X, X[:, :2], lambda y, t: y if isinstance(y, np.ndarray) else {}["rate"])
     assert "loss: the function returns no pullback" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "loss", "said"),
+    [
+        ("torch", "torch.tanh", "mse", r"MLP: the activation of layer 0: .*\(tanh\(\): argument 'input'"),
+        ("torch", "tanh", "torch.nn.functional.mse_loss", r"loss: .*\('int' object is not callable\)"),
+        ("jax", "jax.nn.gelu", "mse", r"MLP: the activation of layer 0: .*\(gelu requires ndarray"),
+        (
+            "numpy",
+            lambda z: z - z.mean(-1)[..., None],
+            "mse",
+            "MLP: the activation of layer 0: .*has no attribute 'mean'",
+        ),
+        ("numpy", "tanh", lambda y, t: ((y - t) ** 2).mean(-1), "loss: .*has no attribute 'mean'"),
+    ],
+)
+def test_functions_of_a_library_itself_are_refused_in_a_sentence(name, activation, loss, said):
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    activation, loss = (pkgutil.resolve_name(f) if isinstance(f, str) and "." in f else f for f in (activation, loss))
+    model = portnn.MLP([5, 4, 2], activation=activation, backend=name)
+    before = model.backend.to_numpy(model.params).copy()
+    with pytest.raises(TypeError, match=rf"^{said}.*; write it against the array API, ") as caught:
+        portnn.fit(model, X, X[:, :2], loss=loss, progress=False)
+    assert caught.value.__cause__ is not None
+    assert len(str(caught.value)) < 500
+    assert_same(model.params, before)
+
+
+def test_a_function_of_another_library_is_told_what_it_was_given():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    model = portnn.MLP([5, 4, 2], activation=lambda z: torch.tanh(z))
+    with pytest.raises(TypeError, match=r"must be Tensor, not numpy\.ndarray") as caught:
+        model(X)
+    assert "layer 0: the function was called with arrays of type ndarray; write it" in caught.value.__notes__[0]
 
 
 # -- the rest of what it promises -------------------------------------------------------------------------------------

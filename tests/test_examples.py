@@ -1,5 +1,6 @@
 """The scripts of ``examples/`` as a user runs them: from another folder, in a process of their own."""
 
+import ast
 import csv
 import importlib.util
 import json
@@ -8,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -817,6 +819,45 @@ def test_learning_curves_of_the_documents_are_the_same_each_time(tmp_path):
 @pytest.mark.parametrize("script", ["xor.py", "pictures.py", "embed_numpy.py", "embed_physics.py", "embed_scipy.py"])
 def test_unknown_backend_is_one_sentence(run, script):
     says_one_sentence(run(script, "--backend", "nunpy"), "unknown backend 'nunpy'.*did you mean 'numpy'")
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "starlette": "gradio"}  # starlette comes with gradio
+
+
+def imported(path):
+    """Return what a file imports at any place in it, as (module, name) pairs; name is "" for a module as a whole."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {(a.name, "") for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {(node.module, a.name) for a in node.names}
+    return found
+
+
+def wanted(path):
+    """Return the distributions that an example imports, or a package of portnn's that it names, such as plots."""
+    found = imported(path)
+    for module, name in tuple(found):
+        place = EXAMPLES.parent / module / name
+        if module == "portnn" and name and place.is_dir():
+            found |= {pair for part in place.glob("*.py") for pair in imported(part)}
+    local = {file.stem for file in EXAMPLES.glob("*.py")} | {"portnn"} | sys.stdlib_module_names
+    return {DISTRIBUTIONS.get(top, top) for top in {module.split(".")[0] for module, _ in found} - local}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_what_an_example_imports_is_in_the_extra_or_named_by_it(path):
+    with (EXAMPLES.parent / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["examples"]]
+    brought = {re.match(r"[\w-]+", requirement)[0] for requirement in listed}
+    named = set(
+        re.findall(r"[\w-]+", " ".join(re.findall(r"pip install ([^{}\n]+)", path.read_text(encoding="utf-8"))))
+    )
+    assert wanted(path) <= brought | named, (
+        f"pip install -e .[examples] does not bring {wanted(path) - brought - named}"
+    )
 
 
 def test_no_example_is_left_out():

@@ -10,8 +10,13 @@ from typing import Any
 
 from portnn.autograd.transform import is_array, vjp
 from portnn.backends import Array, namespace
+from portnn.errors import reason
 from portnn.primitives import Pair, unpacked
 
+_CURE = (
+    "write it against the array API, with the functions of portnn.backends.namespace(y), or return a pair (value, "
+    "pullback), see portnn.primitives"
+)
 # Functions that once returned an array: they need not be called to find out again.
 _ordinary: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
@@ -32,18 +37,24 @@ def pair_of(f: Callable[..., Any], what: str, *args: Any) -> Pair:
     """
     # on the tape of a step that is recorded twice, both times have to be alike
     if not (_ordinary and _remembered(f) and isinstance(namespace(args[0]), ModuleType)):
-        result = f(*args)
+        try:
+            result = f(*args)
+        except (AttributeError, TypeError) as error:
+            error.add_note(f"{what}: the function was called with arrays of type {type(args[0]).__name__}; {_CURE}")
+            raise
         if not is_array(result):
             return unpacked(result, what)
         with contextlib.suppress(TypeError):  # it cannot be hashed, or not be referred to weakly
             _ordinary.add(f)
     try:
         return vjp(f, *args, argnums=0)
+    except (AttributeError, TypeError) as error:  # a function of one library's own, or a method that is in no standard
+        raise TypeError(
+            f"{what}: the function returns no pullback, and fails with the arrays that record it for the derivative "
+            f"({reason(error, 160)}); {_CURE}"
+        ) from error
     except Exception as error:
-        error.add_note(
-            f"{what}: the function returns no pullback, so it was run with arrays that record; write it with "
-            "y.__array_namespace__(), or return a pair (value, pullback), see portnn.primitives"
-        )
+        error.add_note(f"{what}: the function returns no pullback, so it was run with arrays that record; {_CURE}")
         raise
 
 
