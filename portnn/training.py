@@ -103,7 +103,9 @@ def fit(
         was killed, and returns the history of one that is over. What decides the numbers must be what it was: samples,
         network, dtype, loss, optimizer, batch size, seed and the rest; functions of yours are compared by their names
         alone. A history of an earlier fit of this model with this optimizer: ``epochs`` more in memory; its epochs,
-        updates and the optimizer's arrays are counted on, and the history that is returned begins with it.
+        updates and the optimizer's arrays are counted on, and the history that is returned begins with it. An epoch
+        that Ctrl-C ended is none of its epochs: it begins again, from its first sample, with the parameters that its
+        steps have led to (``checkpoint`` goes on in its middle).
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -247,6 +249,11 @@ def _resumed(checkpoint: Any, resume: Any, who: str) -> tuple[Checkpoints | None
         return where, None
     if not isinstance(resume, History):
         raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}, or True")
+    if resume.reached is None and any(resume.values()):
+        raise ValueError(
+            f"{who}: this history no longer has the optimizer's arrays (history.reached is None, as in one read from "
+            "JSON and in history_ of an estimator); give the one that fit returned, or begin anew without resume"
+        )
     return where, resume
 
 
