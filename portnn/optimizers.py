@@ -17,7 +17,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from portnn.backends import Array, namespace, one_of
-from portnn.errors import shown
+from portnn.errors import reason, shown
 from portnn.members import column, entries, named, number
 from portnn.schedules import Schedule
 
@@ -74,7 +74,12 @@ class Optimizer:
     def _rate(self, step: int, rate: Any, whose: str = "") -> float:
         if not callable(rate):
             return float(rate)
-        value = float(rate(step))
+        try:
+            value = float(rate(step))
+        except (OverflowError, TypeError, ValueError) as error:  # such as a complex number, or one beyond float64
+            said = f"{type(error).__name__}: {reason(error)}"
+            message = f"{type(self).__name__}: the schedule{whose} gives no learning rate at step {step} ({said})"
+            raise ValueError(message) from error
         if not (math.isfinite(value) and value >= 0.0):
             raise ValueError(f"{type(self).__name__}: the schedule{whose} gave learning rate {value} at step {step}")
         return value

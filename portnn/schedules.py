@@ -9,11 +9,13 @@ values, and ``restore(state)``. Those of this module can be pickled, and optimiz
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from portnn.errors import shown
+from portnn.members import number
 
 Schedule = Callable[[int], float]
 
@@ -58,6 +60,7 @@ def constant(learning_rate: float) -> Schedule:
     0.1
 
     """
+    learning_rate = _number("constant", "learning_rate", learning_rate)
     return Formula(lambda step: learning_rate, "constant", learning_rate=learning_rate)
 
 
@@ -71,9 +74,10 @@ def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedul
     (1.0, 0.5, 0.25)
 
     """
-    _at_least("step_decay", every=(every, 1))
+    who, every = "step_decay", _count("step_decay", "every", every, 1)
+    learning_rate, factor = _number(who, "learning_rate", learning_rate), _number(who, "factor", factor)
     arguments = {"learning_rate": learning_rate, "every": every, "factor": factor}
-    return Formula(lambda step: learning_rate * factor ** (step // every), "step_decay", **arguments)
+    return Formula(lambda step: learning_rate * factor ** (step // every), who, **arguments)
 
 
 def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
@@ -85,9 +89,10 @@ def exponential(learning_rate: float, every: int, factor: float) -> Schedule:
     0.5
 
     """
-    _at_least("exponential", every=(every, 1))
+    who, every = "exponential", _count("exponential", "every", every, 1)
+    learning_rate, factor = _number(who, "learning_rate", learning_rate), _number(who, "factor", factor)
     arguments = {"learning_rate": learning_rate, "every": every, "factor": factor}
-    return Formula(lambda step: learning_rate * factor ** (step / every), "exponential", **arguments)
+    return Formula(lambda step: learning_rate * factor ** (step / every), who, **arguments)
 
 
 def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
@@ -99,8 +104,10 @@ def inverse_scaling(learning_rate: float, power: float = 0.5) -> Schedule:
     0.5
 
     """
+    who = "inverse_scaling"
+    learning_rate, power = _number(who, "learning_rate", learning_rate), _number(who, "power", power)
     arguments = {"learning_rate": learning_rate, "power": power}
-    return Formula(lambda step: learning_rate / (step + 1) ** power, "inverse_scaling", **arguments)
+    return Formula(lambda step: learning_rate / (step + 1) ** power, who, **arguments)
 
 
 def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
@@ -116,7 +123,9 @@ def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0
     (0.5, 1.0, 0.0, 0.0)
 
     """
-    _at_least("cosine", steps=(steps, warmup + 1), warmup=(warmup, 0))
+    who, warmup = "cosine", _count("cosine", "warmup", warmup, 0)
+    steps = _count(who, "steps", steps, warmup + 1)
+    learning_rate, final = _number(who, "learning_rate", learning_rate), _number(who, "final", final)
 
     def f(step: int) -> float:
         if step < warmup:
@@ -124,7 +133,7 @@ def cosine(learning_rate: float, steps: int, warmup: int = 0, final: float = 0.0
         k = min((step - warmup) / (steps - warmup), 1.0)
         return final + (learning_rate - final) * 0.5 * (1.0 + math.cos(math.pi * k))
 
-    return Formula(f, "cosine", learning_rate=learning_rate, steps=steps, warmup=warmup, final=final)
+    return Formula(f, who, learning_rate=learning_rate, steps=steps, warmup=warmup, final=final)
 
 
 def one_cycle(
@@ -142,9 +151,12 @@ def one_cycle(
     (0.5, 1.0, 0.0)
 
     """
-    _at_least("one_cycle", steps=(steps, 2))
-    if not 0.0 < rise < 1.0:
-        raise ValueError(f"one_cycle: rise must be in (0, 1), got {rise}")
+    who, steps = "one_cycle", _count("one_cycle", "steps", steps, 2)
+    learning_rate, start, final = (
+        _number(who, name, value)
+        for name, value in (("learning_rate", learning_rate), ("start", start), ("final", final))
+    )
+    rise = _fraction(who, "rise", rise)
     peak = max(rise * steps - 1.0, 0.0)
 
     def f(step: int) -> float:
@@ -156,7 +168,7 @@ def one_cycle(
         return low + (high - low) * 0.5 * (1.0 - math.cos(math.pi * k))
 
     arguments = {"learning_rate": learning_rate, "steps": steps, "rise": rise, "start": start, "final": final}
-    return Formula(f, "one_cycle", **arguments)
+    return Formula(f, who, **arguments)
 
 
 @dataclass(repr=False)
@@ -184,9 +196,11 @@ class ReduceOnPlateau:
     current: float = field(default=math.nan, init=False)
 
     def __post_init__(self) -> None:
-        """Start at the full rate."""
-        if not 0.0 < self.factor < 1.0:
-            raise ValueError(f"ReduceOnPlateau: factor must be in (0, 1), got {self.factor}")
+        """Check the arguments, and start at the full rate."""
+        who = type(self).__name__
+        for name in ("learning_rate", "threshold", "minimum"):
+            setattr(self, name, _number(who, name, getattr(self, name)))
+        self.factor, self.patience = _fraction(who, "factor", self.factor), _count(who, "patience", self.patience, 0)
         self.current = self.learning_rate
 
     def __call__(self, step: int) -> float:
@@ -228,7 +242,24 @@ class ReduceOnPlateau:
         self.best, self.current, self.bad_epochs = best, current, bad_epochs
 
 
-def _at_least(who: str, **arguments: tuple[int, int]) -> None:
-    for name, (value, least) in arguments.items():
-        if value < least:
-            raise ValueError(f"{who}: {name} must be at least {least}, got {value}")
+def _count(who: str, name: str, value: object, least: int) -> int:
+    """Return a whole number of at least ``least`` as a Python int."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < least:
+        raise ValueError(f"{who}: {name} must be a whole number of at least {least}, got {shown(value)}")
+    return int(value)
+
+
+def _number(who: str, name: str, value: object) -> float:
+    """Return a finite number of at least 0 as a Python float."""
+    given = number(value)
+    if not isinstance(given, float) or not math.isfinite(given) or given < 0.0:
+        raise ValueError(f"{who}: {name} must be a finite number >= 0, got {shown(value)}")
+    return given
+
+
+def _fraction(who: str, name: str, value: object) -> float:
+    """Return a number in (0, 1) as a Python float."""
+    given = number(value)
+    if not isinstance(given, float) or not 0.0 < given < 1.0:
+        raise ValueError(f"{who}: {name} must be a number in (0, 1), got {shown(value)}")
+    return given

@@ -109,7 +109,9 @@ def fit(
         (paths and ``every`` may change), yours by their types. To go on with others, load the checkpoint
         (:func:`portnn.load_checkpoint`) and resume its history. A history of an earlier fit of this model with this
         optimizer: ``epochs`` more in memory; its epochs, updates and the optimizer's arrays are counted on, and the
-        history that is returned begins with it.
+        history that is returned begins with it. An epoch that Ctrl-C ended is none of its
+        epochs: it begins again, from its first sample, with the parameters that its steps have led to (``checkpoint``
+        goes on in its middle).
     compile
         True: the steps are compiled (JAX), captured (CUDA graphs) or recorded and replayed (NumPy, torch on the CPU):
         functions of yours are then called once or a few times, and what stands in the way is raised. False: each
@@ -262,6 +264,11 @@ def _resumed(checkpoint: Any, resume: Any, who: str) -> tuple[Checkpoints | None
         return where, None
     if not isinstance(resume, History):
         raise TypeError(f"{who}: resume must be the History of an earlier fit, got {type(resume).__name__}, or True")
+    if resume.reached is None and any(resume.values()):
+        raise ValueError(
+            f"{who}: this history no longer has the optimizer's arrays (history.reached is None, as in one read from "
+            "JSON and in history_ of an estimator); give the one that fit returned, or begin anew without resume"
+        )
     return where, resume
 
 

@@ -25,7 +25,7 @@ from portnn import MLP, SGD, Adagrad, Adam, AdamW, NonFiniteError, RMSprop, sche
 from portnn.backends import get_backend
 from portnn.callbacks import CSVLog
 from portnn.feed import Feed
-from portnn.history import History
+from portnn.history import History, Reached
 from portnn.losses import cross_entropy, huber
 
 N, FEATURES, CLASSES = 12, 4, 3
@@ -68,6 +68,7 @@ class Case:
         self.x, self.t = self.make(X), self.make(LABELS)
         self.network_options = {"normalization": "batch"} if refused else {}
         self.history = History(loss=[1.5], epoch_seconds=[0.25])
+        self.history.reached = Reached(1, 0, {})
         self.fit_options: dict[str, Any] = {}
         if refused:
             (folder / "log.csv").write_text("epoch,loss\n1,1.5\n")
@@ -490,6 +491,22 @@ SIZES = [
 ]  # fmt: skip
 
 OPTIMIZERS = (SGD, Adam, AdamW, RMSprop, Adagrad)
+SCHEDULES: dict[str, dict[str, float]] = {
+    "constant": {"learning_rate": 0.1},
+    "step_decay": {"learning_rate": 0.1, "every": 5, "factor": 0.5},
+    "exponential": {"learning_rate": 0.1, "every": 5, "factor": 0.5},
+    "inverse_scaling": {"learning_rate": 0.1, "power": 0.5},
+    "cosine": {"learning_rate": 0.1, "steps": 10, "warmup": 1, "final": 0.0},
+    "one_cycle": {"learning_rate": 0.1, "steps": 9, "rise": 0.3, "start": 0.1, "final": 0.1},
+    "ReduceOnPlateau": {"learning_rate": 0.1, "patience": 3, "threshold": 0.1, "minimum": 0.0},
+}
+NO_AMOUNT = ("finite number >= 0", (NAN, INF, -0.5, "0.1", 1j, True, None))
+NO_COUNT = ("whole number of at least [0-2]", (2.5, "5", -1, True, NAN, None))
+RANGES = {  # of the arguments of schedules: what is said, and what is none
+    **dict.fromkeys(("learning_rate", "factor", "power", "final", "start", "threshold", "minimum"), NO_AMOUNT),
+    **dict.fromkeys(("every", "steps", "warmup", "patience"), NO_COUNT),
+    "rise": (r"number in \(0, 1\)", ("a", 0.0, 1.0, NAN, None)),
+}
 ABOVE = (1.0, 1.5, -0.1, NAN, INF, "a", None, True)
 NUMBERS = [
     *(refused(f"33 {kind.__name__} learning_rate {rate!r}", ValueError,
@@ -530,7 +547,16 @@ NUMBERS = [
     refused("34 l2 of a member", ValueError, r"^fit: l2\[1\] must be a finite number >= 0, got -1.0$",
             lambda c: portnn.fit(c.network(members=2), c.x, c.t, l2=[1.0, -1.0])),
     *(refused(f"33 a schedule that gives {rate}", ValueError, f"the schedule gave learning rate {rate} at step 0",
-              lambda c, r=rate: c.call("fit", c.x, c.t, optimizer=SGD(schedules.constant(r)))) for rate in (NAN, -1.0)),
+              lambda c, r=rate: c.call("fit", c.x, c.t, optimizer=SGD(lambda step: r))) for rate in (NAN, -1.0)),
+    *(refused(f"33 a schedule that gives {what}", ValueError,
+              rf"^SGD: the schedule gives no learning rate at step 0 \({what}: ",
+              lambda c, s=schedule: c.call("fit", c.x, c.t, optimizer=SGD(s)))
+      for what, schedule in (("TypeError", lambda step: 1j), ("ValueError", lambda step: "fast"))),
+    refused("33 a schedule that grows beyond float64", ValueError, "gives no learning rate at step 5 .OverflowError: ",
+            lambda c: SGD(schedules.exponential(0.1, 1, 1e300)).rate(5)),
+    *(refused(f"33 {argument} of {name}", ValueError, rf"^{name}: {argument} must be a {words}, got ",
+              *(lambda c, n=name, g={**good, argument: value}: getattr(schedules, n)(**g) for value in values))
+      for name, good in SCHEDULES.items() for argument in good for words, values in (RANGES[argument],)),
     *(refused(f"34 {kind.__name__} {name}", ValueError, rf"{kind.__name__}: {name} must be a number in {interval}, ",
               *(lambda c, k=kind, n=name, v=v: k(0.1, **{n: v}) for v in values))
       for kind, name, interval, values in (

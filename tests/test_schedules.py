@@ -153,13 +153,20 @@ def test_a_minimum_above_the_rate_does_not_raise_it():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: schedules.step_decay(1.0, every=0), "step_decay: every must be at least 1, got 0"),
-        (lambda: schedules.exponential(1.0, every=0, factor=0.5), "exponential: every must be at least 1, got 0"),
-        (lambda: schedules.cosine(1.0, steps=3, warmup=3), "cosine: steps must be at least 4, got 3"),
-        (lambda: schedules.cosine(1.0, steps=3, warmup=-1), "cosine: warmup must be at least 0, got -1"),
-        (lambda: schedules.one_cycle(1.0, steps=1), "one_cycle: steps must be at least 2, got 1"),
-        (lambda: schedules.one_cycle(1.0, steps=9, rise=1.0), r"one_cycle: rise must be in \(0, 1\), got 1.0"),
-        (lambda: ReduceOnPlateau(1.0, factor=1.0), r"ReduceOnPlateau: factor must be in \(0, 1\), got 1.0"),
+        (lambda: schedules.step_decay(1.0, every=0), "step_decay: every must be a whole number of at least 1, got 0"),
+        (
+            lambda: schedules.exponential(1.0, every=0, factor=0.5),
+            "exponential: every must be a whole number of at least 1, got 0",
+        ),
+        (lambda: schedules.cosine(1.0, steps=3, warmup=3), "cosine: steps must be a whole number of at least 4, got 3"),
+        (
+            lambda: schedules.cosine(1.0, steps=3, warmup=-1),
+            "cosine: warmup must be a whole number of at least 0, got -1",
+        ),
+        (lambda: schedules.one_cycle(1.0, steps=1), "one_cycle: steps must be a whole number of at least 2, got 1"),
+        (lambda: schedules.one_cycle(1.0, steps=9, rise=1.0), r"one_cycle: rise must be a number in \(0, 1\), got 1.0"),
+        (lambda: ReduceOnPlateau(1.0, factor=1.0), r"ReduceOnPlateau: factor must be a number in \(0, 1\), got 1.0"),
+        (lambda: ReduceOnPlateau(1.0, factor="a"), r"ReduceOnPlateau: factor must be a number in \(0, 1\), got 'a'"),
         (lambda: portnn.SGD(lambda step: math.nan).row(3), "the schedule gave learning rate nan at step 3"),
         (lambda: portnn.SGD(lambda step: -1.0).row(0), "the schedule gave learning rate -1.0 at step 0"),
     ],

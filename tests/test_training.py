@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from tolerances import assert_same, assert_within, first_gradient, trajectory
 
 import portnn
-from portnn import MLP, SGD, Adam, NonFiniteError, feed, loop, random, schedules, training
+from portnn import MLP, SGD, Adam, NonFiniteError, evaluation, feed, loop, random, schedules, training
 from portnn.backends import namespace
 from portnn.feed import Feed, plan, split
+from portnn.history import History
 
 N = 40
 X = np.random.default_rng(0).normal(size=(N, 4)).astype("float32")
@@ -740,7 +742,30 @@ def test_what_cannot_be_resumed():
         fit(MLP([4, 3]), optimizer=Adam(), resume=history)
     with pytest.raises(TypeError, match="resume must be the History of an earlier fit, got dict"):
         fit(model, resume={})
+    read = History(json.loads(json.dumps(history)))
+    for gone in (read, history.copy()):
+        gone.reached = None
+        with pytest.raises(ValueError, match="this history no longer has the optimizer's arrays"):
+            fit(model, optimizer=Adam(), resume=gone)
     assert_same(model.params, before)
+    assert len(fit(model, optimizer=Adam(), epochs=1, resume=History())["loss"]) == 1
+
+
+def test_in_memory_an_epoch_that_was_interrupted_begins_again(monkeypatch):
+    """Its four steps have been made, and it is no epoch of the history: see docs/training.md."""
+    validations = iter([None, KeyboardInterrupt])
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if error := next(validations, None):
+            raise error
+        return evaluation.judged(*arguments, **options)
+
+    monkeypatch.setattr(loop, "judged", interrupted)
+    model, options = MLP([4, 6, 3]), {"batch_size": N // 4, "validation_data": (X, LABELS)}
+    history = fit(model, epochs=3, **options)
+    assert (history.interrupted, len(history["loss"]), history.reached[:2]) == (True, 1, (1, 8))
+    whole = fit(model, epochs=2, resume=history, **options)
+    assert (len(whole["loss"]), whole.reached[:2]) == (3, (3, 16))
 
 
 def test_an_order_of_the_user_is_followed(library):
