@@ -47,6 +47,14 @@ def check_array(x: Any, who: str, argument: str) -> Backend:
     return backend
 
 
+def check_real(a: Any, who: str, argument: str, dtype: Any) -> None:
+    """Raise TypeError unless ``a`` is an array, ValueError if it is complex; it may be traced or recorded."""
+    if not hasattr(a, "dtype") or not hasattr(a, "shape"):
+        raise TypeError(f"{who}: {argument} is a {type(a).__name__}, expected an array")
+    if a.dtype != dtype and "complex" in str(a.dtype):
+        raise ValueError(f"{who}: Complex data not supported: {argument} has dtype {a.dtype}")
+
+
 def _to_host(x: Array, who: str, argument: str) -> numpy.ndarray:
     """Return a checked array as one of NumPy, which every reader of values below works on."""
     backend = check_array(x, who, argument)

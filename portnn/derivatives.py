@@ -52,6 +52,7 @@ class Derivatives:
             y, pullback = forward(self.layers, params, x, running=running_for(self.running, params))
 
         def vjp(dy: Array) -> tuple[Array, ...]:
+            checks.check_real(dy, "MLP.vjp", "dy", y.dtype)
             with backend.scope(self.matmul_precision):
                 return pullback(dy)
 
@@ -139,10 +140,15 @@ class Derivatives:
         if dx is None and d_params is None:
             raise ValueError(_NO_DIRECTION.format("MLP.tangents"))
         backend = home(self.backend, params, x, "MLP.tangents")
+        for name, given in (("dx", dx), ("d_params", d_params)):
+            if given is not None:
+                checks.check_real(given, "MLP.tangents", name, params.dtype)
         with backend.scope(self.matmul_precision):
             pair, pullback = tangents(self.layers, params, x, d_params, dx, running_for(self.running, params))
 
         def vjp(y_bar: Array, dy_bar: Array) -> tuple[Array, ...]:
+            for name, bar in (("y_bar", y_bar), ("dy_bar", dy_bar)):
+                checks.check_real(bar, "MLP.tangents", name, params.dtype)
             with backend.scope(self.matmul_precision):
                 return pullback(y_bar, dy_bar)
 
@@ -244,9 +250,11 @@ class Derivatives:
 
         def f(params: Array, x: Array, t: Array, weight: Array | None = None) -> tuple[Array, Array]:
             home(self.backend, params, x, who)
+            checks.check_real(t, who, "t", params.dtype)
             with self.scope():
                 t = checks.check_traced_targets(t, entry, x.shape[-2], n_outputs, params.dtype, who)
                 if weight is not None:
+                    checks.check_real(weight, who, "weight", params.dtype)
                     if tuple(weight.shape) != (x.shape[-2],):
                         raise ValueError(f"{who}: weight has shape {tuple(weight.shape)}, expected ({x.shape[-2]},)")
                     xp = namespace(params)

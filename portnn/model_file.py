@@ -52,6 +52,8 @@ def write(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write the flat vectors (or one per member), cut into the tensors of layers; ``metadata`` are other texts."""
+    if not isinstance(metadata, Mapping | None):
+        raise TypeError(f"MLP.save: metadata must map str to str, got {type(metadata).__name__}")
     if "portnn" in (metadata or {}):
         message = "MLP.save: 'portnn' in the metadata is the model's own; choose another name"
         raise ValueError(message)

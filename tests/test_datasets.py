@@ -276,6 +276,21 @@ def test_tensor_labels(tmp_path: Path, labels: np.ndarray, t: np.ndarray):
     assert identical(read_safetensors(tensors_file(tmp_path, x=IMAGES, y=labels))[1], t)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+@pytest.mark.parametrize("reader", [read_idx, read_csv])
+def test_a_pipe_is_refused(tmp_path: Path, reader):
+    """Its size says nothing, and it cannot be read twice."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)  # so that the reader has somebody to wait for
+    try:
+        with pytest.raises(OSError, match="a pipe, not a regular file") as caught:
+            reader(path)
+    finally:
+        os.close(descriptor)
+    assert (type(caught.value), caught.value.filename) == (OSError, str(path))
+
+
 def test_tensors_of_two_splits(tmp_path: Path):
     path = tensors_file(
         tmp_path, train_images=IMAGES, train_labels=ONE_HOT, test_images=-IMAGES[:2], test_labels=ONE_HOT[1:]

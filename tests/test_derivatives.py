@@ -466,3 +466,29 @@ def test_no_library_is_needed_to_differentiate(library):
     h, v = 1e-6, np.random.default_rng(17).standard_normal(gradient.shape)
     up, down = (residual(np.asarray(model.params) + s * v, x)[0] for s in (h, -h))
     assert_within(gradient @ v, (up - down) / (2 * h), 1e-8)
+
+
+@pytest.mark.parametrize(
+    "name", ["vjp", "forward", "tangents, dx", "tangents, d_params", "tangents, bar", "t", "weight"]
+)
+def test_what_is_no_real_array_is_refused_by_name(name):
+    """Nothing is cut: the imaginary part of a complex cotangent is not dropped."""
+    model = portnn.MLP([2, 1], dtype="float64")
+    x, p, one = np.ones((3, 2)), model.params, np.ones((3, 1))
+    f = model.value_and_grad("mse")
+    calls = {
+        "vjp": ("dy", lambda bad: model.vjp(x)[1](bad)),
+        "forward": ("dy", lambda bad: model.forward(p, x)[1](bad)),
+        "tangents, dx": ("dx", lambda bad: model.tangents(p, x, dx=bad)),
+        "tangents, d_params": ("d_params", lambda bad: model.tangents(p, x, dx=x, d_params=bad)),
+        "tangents, bar": ("dy_bar", lambda bad: model.tangents(p, x, dx=x)[1](one, bad)),
+        "t": ("t", lambda bad: f(p, x, bad)),
+        "weight": ("weight", lambda bad: f(p, x, one, bad)),
+    }
+    argument, call = calls[name]
+    for bad in ([1.0, 2.0], "x", *([None] if name in ("vjp", "forward", "tangents, bar", "t") else [])):
+        with pytest.raises(TypeError, match=rf"^MLP\.\w+: {argument} is a {type(bad).__name__}, expected an array$"):
+            call(bad)
+    shapes = {"dx": (3, 2), "d_params": (3,), "weight": (3,)}
+    with pytest.raises(ValueError, match=rf"^MLP\.\w+: Complex data not supported: {argument} has dtype complex128$"):
+        call(np.ones(shapes.get(argument, (3, 1))) * 1j)

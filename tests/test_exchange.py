@@ -488,6 +488,15 @@ REFUSED = {
 }
 
 
+def test_numbers_in_names_may_be_of_any_length():
+    """Layers are put in the order of their numbers, which Python converts up to 4300 digits only."""
+    long = "9" * 5000
+    state = {f"{long}.weight": np.ones((1, 2)), "010.weight": np.full((2, 3), 2.0), "9.weight": np.full((3, 4), 3.0)}
+    model = from_torch(state, "relu")
+    assert model.sizes == [4, 3, 2, 1]
+    assert [float(w[0, 0]) for w in model.weights] == [3.0, 2.0, 1.0]
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_torch_refused_in_one_sentence(case):
     call, error, sentence = REFUSED[case]

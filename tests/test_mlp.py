@@ -436,6 +436,13 @@ def test_targets_may_be_traced_while_the_inputs_are_not():
     assert_within(grad, expected, tolerances.first_gradient(expected, "float64"))
 
 
+@pytest.mark.parametrize("metadata", ["abc", ["a"], {"a": 1}])
+def test_metadata_that_are_no_texts_by_texts_are_refused(tmp_path, metadata):
+    with pytest.raises(TypeError, match=r"metadata must map str to str"):
+        MLP([2, 1]).save(tmp_path / "m.st", metadata=metadata)
+    assert list(tmp_path.iterdir()) == []
+
+
 FUNCTIONS = {
     "fit": lambda model: portnn.fit(model, np.ones((2, 2)), np.ones(2)),
     "evaluate": lambda model: portnn.evaluate(model, np.ones((2, 2)), np.ones(2)),

@@ -1,8 +1,10 @@
 """Opening a file that is either plain or gzip, told apart by its first two bytes, whatever its name says."""
 
 import contextlib
+import errno
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
@@ -19,8 +21,11 @@ _STEP = 1 << 18
 def open_data(function: str, path: StrPath) -> Iterator[tuple[BinaryIO, int]]:
     """Yield ``(stream, most)``: the file's content, inflated if it is gzip, and how many bytes that can be.
 
-    A FormatError raised inside is prefixed with ``function`` and ``path``.
+    A FormatError raised inside is prefixed with ``function`` and ``path``. OSError for a pipe: nobody knows how much it
+    holds, and it cannot be read twice.
     """
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        raise OSError(errno.ESPIPE, "a pipe, not a regular file; write what it brings to one first", os.fspath(path))
     with naming(function, path), open(path, "rb") as file:
         yield inflated(file, os.fstat(file.fileno()).st_size)
 

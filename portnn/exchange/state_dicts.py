@@ -286,4 +286,7 @@ def _order(state: Mapping[Any, Any], names: Sequence[str] | None, who: str) -> l
             f"{who}: the order of {listing(found)} cannot be told from their names; give it: names=[...], first layer "
             "first"
         )
-    return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+    numbers = {name: [number.lstrip("0") for number in re.findall(r"\d+", name)] for name in found}
+    return sorted(
+        found, key=lambda name: [(len(digits), digits) for digits in numbers[name]]
+    )  # int() takes 4300 digits
