@@ -75,6 +75,13 @@ def compiled_once(session: nox.Session) -> dict[str, str]:
     }
 
 
+def in_memory() -> dict[str, str]:
+    """Return what makes pytest's temporary folders lie in memory: thousands of saves wait for the disk otherwise."""
+    there = Path("/dev/shm")
+    roomy = there.is_dir() and os.access(there, os.W_OK) and shutil.disk_usage(there).free > 4 * 2**30
+    return {"PYTEST_DEBUG_TEMPROOT": str(there)} if roomy else {}
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and the doctests against the installed wheel, from another folder, on every library there is."""
@@ -82,7 +89,7 @@ def tests(session: nox.Session) -> None:
     install_wheel(session)
     session.chdir(session.create_tmp())
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    threads |= compiled_once(session)
+    threads |= compiled_once(session) | in_memory()
     pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
     pytest += ["-p", "no:cacheprovider"]
     if session.posargs:  # paths are those of the checkout: the session runs elsewhere
