@@ -91,7 +91,7 @@ def tests(session: nox.Session) -> None:
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     threads |= compiled_once(session) | in_memory()
     pytest = ["python", "-m", "pytest", "-c", str(HERE / "pyproject.toml"), "--rootdir", str(HERE)]
-    pytest += ["-p", "no:cacheprovider"]
+    pytest += ["-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"]
     if session.posargs:  # paths are those of the checkout: the session runs elsewhere
         words = [str(HERE / word) if word.startswith("tests/") else word for word in session.posargs]
         everything = [] if words != session.posargs else [str(HERE / "tests")]
