@@ -65,21 +65,27 @@ def check_callback(callback: Any, who: str, more: str = "") -> None:
         )
 
 
-def called(callback: Callback, model: MLP, history: History) -> object:
-    """Call a callback after an epoch, and return what it returns.
+def called(callback: Callback, model: MLP, history: History) -> bool:
+    """Call a callback after an epoch, and return whether it ends the training; TypeError where its answer is neither.
 
     NonFiniteError, which names it, if it leaves a NaN or an infinity in the model. On a device with memory of its own
     that is looked at only where parameters or statistics were set; what lies in host memory is seen in any case.
     """
     before = model.params, model.running
-    answer = callback(model, history)
+    who, given = getattr(callback, "__name__", type(callback).__name__), callback(model, history)
+    try:
+        answer = bool(given)
+    except (RuntimeError, TypeError, ValueError):  # an array of several numbers
+        raise TypeError(
+            f"fit: the callback {who} returned {shown(given)}, expected True to end the training, or None"
+        ) from None
     untouched = model.params is before[0] and model.running is before[1]
     if untouched and model.backend.memory_of(model.params) != (1, 0):
         return answer
     arrays = {"params": model.params} | ({} if model.running is None else {"running": model.running})
     place = stored(model.backend, model.layers, arrays)
     if place is not None:
-        who, off = getattr(callback, "__name__", type(callback).__name__), tuple[int, ...]()
+        off = tuple[int, ...]()
         if model.members is not None:
             values = [numpy.isfinite(model.backend.to_numpy(a)).all(axis=-1) for a in arrays.values()]
             off = tuple(numpy.flatnonzero(~numpy.all(values, axis=0)).tolist())

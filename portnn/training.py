@@ -158,6 +158,8 @@ def fit(
         )
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
+        if not isinstance(per_batch, bool | numpy.bool_):
+            raise ValueError(f"{who}: per_batch must be True or False, got {shown(per_batch)}")
         callbacks = listed(callbacks, who)
         where, earlier = _resumed(checkpoint, resume, who)
         check_finite(model, who)
@@ -265,6 +267,8 @@ def _times(penalty: float | tuple[float, ...], unit: float) -> float | tuple[flo
 def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:
     """Return the function from an epoch to the order of its samples; None keeps that of the data."""
     if not callable(shuffle):
+        if not isinstance(shuffle, bool | numpy.bool_):
+            raise ValueError(f"{who}: shuffle must be True, False or a function of the epoch, got {shown(shuffle)}")
         return (lambda epoch: random.order(seed, epoch, n)) if shuffle else lambda epoch: None
 
     def order(epoch: int) -> numpy.ndarray:
