@@ -72,14 +72,21 @@ def check_callback(callback: Any, who: str, more: str = "") -> None:
         )
 
 
-def called(callback: Callback, model: MLP, history: History) -> object:
-    """Call a callback after an epoch, and return what it returns.
+def called(callback: Callback, model: MLP, history: History) -> bool:
+    """Call a callback after an epoch, and return whether it ends the training; TypeError where its answer is neither.
 
     NonFiniteError, which names it, if it leaves a NaN or an infinity in the model. On a device with memory of its own
     that is looked at only where parameters or statistics were set; what lies in host memory is seen in any case.
     """
     before = model.params, model.running
-    answer = callback(model, history)
+    given = callback(model, history)
+    try:
+        answer = bool(given)
+    except (RuntimeError, TypeError, ValueError):  # an array of several numbers
+        who = getattr(callback, "__name__", type(callback).__name__)
+        raise TypeError(
+            f"fit: the callback {who} returned {shown(given)}, expected True to end the training, or None"
+        ) from None
     _check_left(callback, model, before, len(history["loss"]))
     return answer
 

@@ -296,12 +296,17 @@ def class_weights(spec: Any, t: numpy.ndarray, loss: Loss, n_outputs: int, who: 
         if unknown:
             raise ValueError(f"{who}: class_weight names class {unknown[0]!r}, the classes are 0 to {n_classes - 1}")
         spec = [spec.get(c, 1.0) for c in range(n_classes)]
-    w = numpy.asarray(spec, dtype="float64")
-    if w.shape != (n_classes,) or not numpy.isfinite(w).all() or (w < 0.0).any() or not w.any():
-        raise ValueError(
-            f"{who}: class_weight must be {n_classes} non-negative finite numbers, not all zero; got shape {w.shape}"
-        )
-    return w
+    w, wrong = entries(spec), ""
+    if not isinstance(w, tuple):
+        wrong = f"got {shown(spec) if hasattr(spec, 'shape') else type(spec).__name__}"
+    elif len(w) != n_classes:
+        wrong = f"got {len(w)}"
+    else:
+        bad = [i for i, one in enumerate(w) if not (isinstance(one, float) and math.isfinite(one) and one >= 0.0)]
+        wrong = f"entry {bad[0]} is {shown(w[bad[0]])}" if bad else "" if any(w) else "all are"
+    if wrong:
+        raise ValueError(f"{who}: class_weight must be {n_classes} non-negative finite numbers, not all zero; {wrong}")
+    return numpy.asarray(w, dtype="float64")
 
 
 def _memberships(t: numpy.ndarray, n_classes: int) -> numpy.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy
 from portnn import random
 from portnn.backends import HOST, Array, Backend, dtype_name
 from portnn.backends.base import Batch, Rows, batch_at
+from portnn.errors import shown
 
 _MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 CHUNK_ROWS = 8192  # rows moved or evaluated at once: a few MB, so that memory stays bounded
@@ -134,6 +136,8 @@ def plan(n: int, batch_size: int, chunk_rows: int = CHUNK_ROWS) -> list[tuple[in
 
 def split(n: int, fraction: float, seed: int, who: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return the indices of the training and of the validation samples: a pure function of (n, fraction, seed)."""
+    if not isinstance(fraction, numbers.Real) or isinstance(fraction, bool):
+        raise ValueError(f"{who}: validation_split must be a number in (0, 1), got {shown(fraction)}")
     held = -int(-fraction * n // 1) if 0.0 < fraction < 1.0 else 0
     if not 0 < held < n:
         raise ValueError(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from portnn.backends import Array, device, namespace, one_of
+from portnn.errors import shown
 from portnn.primitives import Pair
 
 
@@ -210,6 +211,7 @@ class Loss(NamedTuple):
     by_output: bool = False
 
 
+KINDS = ("classes", "binary", "values")
 LOSSES = {
     loss.name: loss
     for loss in (
@@ -245,6 +247,7 @@ def get_loss(spec: Any) -> Loss:
 
     """
     if isinstance(spec, Loss):
+        one_of(f"kind of the loss {shown(spec.name)}", spec.kind, KINDS)
         return spec
     if callable(spec):
         plain = spec.func if isinstance(spec, functools.partial) else spec

@@ -169,8 +169,9 @@ def fit(
         )
         if not isinstance(compile, bool) and compile != "auto":
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
-        if not isinstance(progress, bool):
-            raise ValueError(f"{who}: progress must be True or False, got {shown(progress)}")
+        for name, choice in (("progress", progress), ("per_batch", per_batch)):
+            if not isinstance(choice, bool | numpy.bool_):
+                raise ValueError(f"{who}: {name} must be True or False, got {shown(choice)}")
         callbacks = listed(callbacks, who)
         where, earlier = _resumed(checkpoint, resume, who)
         check_finite(model, who)
@@ -280,6 +281,8 @@ def _times(penalty: float | tuple[float, ...], unit: float) -> float | tuple[flo
 def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:
     """Return the function from an epoch to the order of its samples; None keeps that of the data."""
     if not callable(shuffle):
+        if not isinstance(shuffle, bool | numpy.bool_):
+            raise ValueError(f"{who}: shuffle must be True, False or a function of the epoch, got {shown(shuffle)}")
         return (lambda epoch: random.order(seed, epoch, n)) if shuffle else lambda epoch: None
 
     def order(epoch: int) -> numpy.ndarray:

@@ -24,9 +24,10 @@ import portnn
 from portnn import MLP, SGD, Adagrad, Adam, AdamW, NonFiniteError, RMSprop, schedules
 from portnn.backends import get_backend
 from portnn.callbacks import CSVLog
+from portnn.errors import shown
 from portnn.feed import Feed
 from portnn.history import History, Reached
-from portnn.losses import cross_entropy, huber
+from portnn.losses import Loss, cross_entropy, huber
 
 N, FEATURES, CLASSES = 12, 4, 3
 X = np.random.default_rng(1).normal(size=(N, FEATURES)).astype("float32")
@@ -453,10 +454,14 @@ TARGET_ROWS = [
     *(bad(f"25 weights of shape {shape}", TARGETED, lambda c, s=shape: {"sample_weight": c.make(np.ones(s))},
           ValueError, rf"sample_weight has shape {re.escape(str(shape))}, expected \(12,\)")
       for shape in ((11,), (N, 1), ())),
-    *(bad(f"25 class weights {spec!r}", TARGETED, lambda c, s=spec: {"class_weight": s}, ValueError, words)
+    *(bad(f"25 class weights {shown(spec)}", TARGETED, lambda c, s=spec: {"class_weight": s}, ValueError, words)
       for spec, words in (
           ([1.0, 2.0], "class_weight must be 3 non-negative finite numbers"), ([1.0, NAN, 1.0], "class_weight must"),
           ([1.0, -1.0, 1.0], "class_weight must"), ([0.0, 0.0, 0.0], "class_weight must .* not all zero"),
+          ({0: "a"}, "not all zero; entry 0 is 'a'$"), (["a", "b", "c"], "entry 0 is 'a'$"),
+          (3.5, "not all zero; got float$"), ([[1], [1, 2], 3], r"entry 0 is \[1\]$"),
+          ({1: 1j}, "entry 1 is 1j$"), ({2: None}, "entry 2 is None"),
+          (np.asarray([1, 2j, 1]), r"entry 0 is \(1\+0j\)$"), (np.ones((3, 1)), r"got ndarray of shape \(3, 1\)$"),
           ({3: 1.0}, "class_weight names class 3, the classes are 0 to 2"), ("ballanced", "class_weight .*'balanced'"),
       )),
     *(bad(f"1 validation data: {what}", ("fit",), lambda c, f=change: {"validation_data": f(c)}, ValueError, words)
@@ -588,6 +593,16 @@ NUMBERS = [
             lambda c: c.network(activation="leaky_relu(2)")),
     *(bad(f"34 validation_split {v}", ("fit",), lambda c, v=v: {"validation_split": v}, ValueError,
           rf"validation_split={v!r} of 12 samples leaves none.*\(0, 1\)") for v in (0.0, 1.0, -0.5, NAN, 0.99)),
+    *(bad(f"34 {name} {type(value).__name__}", ("fit",), lambda c, n=name, v=value: {n: v}, ValueError, words)
+      for name, value, words in (
+          ("validation_split", "0.2", r"fit: validation_split must be a number in \(0, 1\), got '0.2'$"),
+          ("validation_split", [0.2], r"must be a number in \(0, 1\), got \[0.2\]$"),
+          ("validation_split", np.ones(3), r"must be a number in \(0, 1\), got ndarray of shape \(3,\)$"),
+          ("validation_split", True, r"must be a number in \(0, 1\), got True$"),
+          ("shuffle", "no", "fit: shuffle must be True, False or a function of the epoch, got 'no'$"),
+          ("shuffle", 0.5, "fit: shuffle must be True, False or a function of the epoch, got 0.5$"),
+          ("per_batch", "no", "fit: per_batch must be True or False, got 'no'$"),
+      )),
 ]  # fmt: skip
 
 NAMES = [
@@ -608,6 +623,8 @@ NAMES = [
     refused("35 dtype", ValueError, "dtype must be 'float32' or 'float64', got 'float16'",
             lambda c: c.network(dtype="float16"), lambda c: c.network(dtype=np.float16),
             lambda c: c.model.to(dtype="float16")),
+    refused("35 a kind of loss", ValueError, "unknown kind of the loss 'm' 'value': expected .*; did you mean 'values'",
+            *(lambda c, n=name: c.call(n, c.x, c.t, loss=Loss("m", cross_entropy, "value")) for name in TARGETED)),
     refused("35 an optimizer without update", TypeError, "optimizer must be a name or have init, row and update; got",
             lambda c: c.call("fit", c.x, c.t, optimizer=0.1)),
     refused("35 a very long name", ValueError, r"unknown activation 'xxx.*\.\.\..*: expected",

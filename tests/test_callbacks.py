@@ -157,6 +157,14 @@ def test_what_is_no_callback_is_refused_before_the_first_step(given, message):
     assert_same(model.params, before)
 
 
+def test_an_answer_that_is_neither_true_nor_false_is_refused():
+    """Such as an array of several numbers."""
+    with pytest.raises(TypeError, match=r"^fit: the callback <lambda> returned ndarray of shape \(3,\), expected True"):
+        fit(network(), lambda model, history: np.ones(3))
+    history = fit(network(), lambda model, history: np.ones(1), epochs=3)
+    assert len(history["loss"]) == 1
+
+
 def test_callbacks_may_come_one_by_one():
     said: list[str] = []
     portnn.fit(network(), X, LABELS, epochs=1, callbacks=(Recorder(name, said) for name in "ab"), progress=False)

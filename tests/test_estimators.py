@@ -832,6 +832,10 @@ def test_partial_fit_weighs_classes_that_a_batch_lacks():
     model.partial_fit(IRIS[TWO == "yes"], TWO[TWO == "yes"])
     with pytest.raises(ValueError, match="class_weight names 'nay', the classes are"):
         few(class_weight={"nay": 2.0}).fit(IRIS, TWO)
+    for value in (None, "a", 1j, -1.0, np.nan):
+        message = f"MLPClassifier: class_weight of 'no' must be a finite number >= 0, got {value!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            few(class_weight={"no": value}).fit(IRIS, TWO)
 
 
 @pytest.mark.parametrize(

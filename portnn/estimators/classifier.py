@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from portnn.activations import sigmoid, softplus
 from portnn.backends import Array, get_backend, namespace
+from portnn.checks import check_number
 from portnn.errors import shown
 from portnn.estimators import losses, samples
 from portnn.estimators.base import Perceptron
@@ -257,7 +258,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                     f"{type(self).__name__}: class_weight names {shown(unknown[0])}, the classes are "
                     f"{shown(self.classes_.tolist())}"
                 )
-            own = numpy.asarray([float(self.class_weight.get(label, 1.0)) for label in numpy.ravel(y).tolist()])
+            of_class = {
+                label: check_number(type(self).__name__, f"class_weight of {shown(label)}", value, 0.0)
+                for label, value in self.class_weight.items()
+            }
+            own = numpy.asarray([of_class.get(label, 1.0) for label in numpy.ravel(y).tolist()])
         else:
             own = compute_sample_weight(self.class_weight, self._labels(y))
         weight = own if weight is None else weight * own
