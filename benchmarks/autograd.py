@@ -62,7 +62,7 @@ def timed(run, synchronize) -> float:
 
 def main() -> None:
     """Time them in turns and print the medians."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="numpy")
     parser.add_argument("--rounds", type=int, default=300)
     args = parser.parse_args()

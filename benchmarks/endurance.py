@@ -74,7 +74,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure each library in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fits", type=int, default=1000, help="default 1000; at least 50")
     parser.add_argument("--only", nargs="*", default=LIBRARIES, choices=LIBRARIES)
     parser.add_argument("--shapes", nargs="*", default=SHAPES, choices=SHAPES)

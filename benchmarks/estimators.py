@@ -76,7 +76,7 @@ def row(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Print the table; status 1 where a score is not held."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sets", default=",".join(SETS), help="some of them, separated by commas")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)

@@ -22,7 +22,7 @@ KILL = Path(__file__).parents[1] / "tests" / "kill.py"
 
 def main() -> int:
     """Run both, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="while it saves (200)")
     parser.add_argument("--resumes", type=int, default=50, metavar="N", help="at random steps, and resumed (50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -100,7 +100,7 @@ def row(sizes: list[int], batch: int, backend: str, samples: int, found: dict[st
 
 def main() -> int:
     """Print the table; status 1 where the bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backends", default="numpy,torch,jax", help="some of them, separated by commas")
     parser.add_argument("--samples", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=15)

@@ -57,7 +57,7 @@ def run(preset: str, epochs: int, backend: str) -> dict[str, object]:
 
 def main() -> None:
     """Run all presets and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--backend", default="numpy")
     parser.add_argument("--presets", nargs="*", default=list(PROGRAMS), choices=list(PROGRAMS))

@@ -228,7 +228,7 @@ def together(paths: Sequence[Path]) -> dict[str, Any]:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog=f"Competitors: {', '.join(speed_report.NAMES)}"
+        description=(__doc__ or "").partition("\n")[0], epilog=f"Competitors: {', '.join(speed_report.NAMES)}"
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--case", nargs="+", metavar="SIZES", help=f"networks, such as {', '.join(NETWORKS)}")

@@ -89,7 +89,7 @@ display: flex; flex-wrap: wrap; gap: 44px; padding: 10px 0;
 JAVASCRIPT = """
 const find = (id) => element.querySelector("#" + id);
 const paper = find("paper"), pen = paper.getContext("2d"), seen = find("seen").getContext("2d");
-let strokes = [], picture = null, asking = false, next = null;
+let strokes = [], picture = null, asking = false, next = null, latest = 0;
 
 find("bars").innerHTML = Array.from({length: 10}, (_, digit) => '<div class="bar"><span>' + digit +
   '</span><div class="track"><div class="fill"></div></div><span></span></div>').join("");
@@ -135,7 +135,8 @@ async function ask(question) {
     question = next;
     next = null;
     try {
-      show(await server.read(question()));
+      const asked = question();  // a picture, or what there is to say without asking
+      show(typeof asked === "string" ? await server.read(asked) : asked);
     } catch (error) {
       show({note: "No answer from the program: " + (error.message || error)});
     }
@@ -143,7 +144,7 @@ async function ask(question) {
   asking = false;
   element.dataset.state = "answered";
 }
-function changed() { paint(); ask(() => paper.toDataURL("image/png")); }
+function changed() { latest++; paint(); ask(() => paper.toDataURL("image/png")); }
 
 const at = (event) => {
   const box = paper.getBoundingClientRect();
@@ -165,13 +166,16 @@ find("clear").addEventListener("click", () => { strokes = []; picture = null; ch
 
 async function load(file) {
   if (!file) return;
+  const mine = ++latest;  // decoding takes its time, and what was done meanwhile is newer
   let loaded;
   try {
     loaded = await createImageBitmap(file);
   } catch (error) {
-    show({note: "The picture cannot be read: it is cut off, or of a kind that this browser does not know."});
+    const note = "The picture cannot be read: it is cut off, or of a kind that this browser does not know.";
+    if (mine === latest) ask(() => ({note}));
     return;
   }
+  if (mine !== latest) return;
   const k = Math.min(1, 400 / Math.max(loaded.width, loaded.height)), small = document.createElement("canvas");
   [small.width, small.height] = [loaded.width, loaded.height].map((side) => Math.max(1, Math.round(side * k)));
   const scaled = small.getContext("2d");
@@ -574,7 +578,7 @@ def network(args: argparse.Namespace) -> portnn.MLP:
 
 def main() -> int:
     """Load or train, then serve."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", metavar="FILE", help="a saved network; default: train one on MNIST")
     parser.add_argument("--save", metavar="FILE", help="write the network that was trained")
     parser.add_argument("--data-dir", help="the folder that holds mnist/; default: PORTNN_DATA, then data/")

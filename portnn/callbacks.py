@@ -80,15 +80,13 @@ def called(callback: Callback, model: MLP, history: History) -> bool:
     """
     before = model.params, model.running
     given = callback(model, history)
+    _check_left(callback, model, before, len(history["loss"]))
     try:
-        answer = bool(given)
+        return bool(given)
     except (RuntimeError, TypeError, ValueError):  # an array of several numbers
         who = getattr(callback, "__name__", type(callback).__name__)
-        raise TypeError(
-            f"fit: the callback {who} returned {shown(given)}, expected True to end the training, or None"
-        ) from None
-    _check_left(callback, model, before, len(history["loss"]))
-    return answer
+        message = f"fit: the callback {who} returned {shown(given)}, expected True to end the training, or None"
+        raise TypeError(message) from None
 
 
 def _check_left(callback: Any, model: MLP, before: tuple[Any, Any], epoch: int | None) -> None:
@@ -105,14 +103,9 @@ def _check_left(callback: Any, model: MLP, before: tuple[Any, Any], epoch: int |
             off = tuple(numpy.flatnonzero(~numpy.all(values, axis=0)).tolist())
         name = place.array if "[" in place.array else f"{place.array} of layer {place.layer}"
         when = "before the first step" if epoch is None else f"epoch {epoch}"
-        raise NonFiniteError(
-            f"fit: {when}: the callback {who} left NaN or infinity in {name} of the model, which keeps its last finite "
-            "parameters; let it set finite numbers",
-            epoch=epoch,
-            array=place.array,
-            layer=place.layer,
-            members=off,
-        )
+        message = f"fit: {when}: the callback {who} left NaN or infinity in {name} of the model, which keeps its last "
+        message += "finite parameters; let it set finite numbers"
+        raise NonFiniteError(message, epoch=epoch, array=place.array, layer=place.layer, members=off)
 
 
 @contextlib.contextmanager

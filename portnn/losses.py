@@ -226,7 +226,14 @@ LOSSES = {
 
 
 def is_ours(pair: Any) -> bool:
-    """Whether a pair is one of the losses above, arguments bound to it or not."""
+    """Whether a pair is one of the losses above, arguments bound to it or not.
+
+    Examples
+    --------
+    >>> is_ours(functools.partial(huber, delta=2.0)), is_ours(lambda y, t: (y - t) ** 2)
+    (True, False)
+
+    """
     plain = pair.func if isinstance(pair, functools.partial) else pair
     return is_ours(plain) if plain is not pair else any(loss.pair is plain for loss in LOSSES.values())
 

@@ -62,7 +62,8 @@ def make_losses(
         if seen:
             seen("loss", None, values)
         dy = only(loss_pullback(share))
-        dy = dy if weight is None else counted(dy, weight[:, None])
+        if weight is not None and not whole:  # a loss of the user's may let a sample of weight 0 act on the others
+            dy = counted(dy, weight[:, None])
         if seen:
             seen("gradient of the loss", None, dy)
         grad, _ = pullback(dy)
