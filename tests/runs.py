@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import portnn
+from portnn import files
 from portnn.backends import namespace
 from portnn.losses import Loss
 
@@ -113,6 +114,15 @@ def outcome_of(case: tuple[str, str]) -> str:
 def outcome_in_a_process(case: tuple[str, str]) -> tuple[str, int]:
     """Return the digest, and the number of the process that has computed it."""
     return outcome(*case), os.getpid()
+
+
+def in_use(folder: Any) -> bool:
+    """Return whether a training of this process or another has a folder alone."""
+    try:
+        with files.alone(folder, "fit"):
+            return False
+    except BlockingIOError:
+        return True
 
 
 if __name__ == "__main__":  # python runs.py KIND BACKEND ...: the digests, one per line

@@ -16,6 +16,7 @@ from typing import Any
 import kill
 import numpy as np
 import pytest
+import runs
 from tolerances import assert_same
 
 import portnn
@@ -85,14 +86,6 @@ def test_a_second_training_in_a_thread_or_by_another_path_is_refused(tmp_path):
     assert len(refused) == 1
 
 
-def in_use(folder: Path) -> bool:
-    try:
-        with files.alone(folder, "fit"):
-            return False
-    except BlockingIOError:
-        return True
-
-
 @pytest.mark.skipif(not LOCKS, reason="nothing is locked on this system")
 @pytest.mark.parametrize("how", ["spawn", "fork"])
 def test_another_process_is_refused_and_children_hold_nothing(tmp_path, how):
@@ -102,8 +95,8 @@ def test_another_process_is_refused_and_children_hold_nothing(tmp_path, how):
     folder = tmp_path / "run"
     if how == "spawn":
         with files.alone(folder, "fit"), multiprocessing.get_context(how).Pool(1) as pool:
-            assert pool.apply(in_use, (folder,))
-            assert in_use(folder)
+            assert pool.apply_async(runs.in_use, (folder,)).get(timeout=120)
+            assert runs.in_use(folder)
         return
     program = """
 import os, sys
@@ -148,7 +141,7 @@ portnn.fit(portnn.MLP([1, 1]), x, x, loss="mse", checkpoint=sys.argv[1], progres
     folder, pipes = tmp_path / "run", {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program, folder], **pipes) as process:
         assert process.stdout.readline().split() == [b"there"]
-        assert in_use(folder)
+        assert runs.in_use(folder)
         process.kill()
         process.wait()
         assert os.listdir(folder) == [files.LOCK]
@@ -175,7 +168,7 @@ def test_a_lock_that_is_taken_away_is_found_out(tmp_path, monkeypatch):
     with files.alone(folder, "fit"):
         assert len(steps) == 3
         monkeypatch.setattr(files.fcntl, "flock", flock)
-        assert in_use(folder)
+        assert runs.in_use(folder)
     assert not folder.exists()
 
 
