@@ -514,7 +514,7 @@ def test_a_file_says_its_format_and_names_its_tensors(tmp_path):
         ({"normalization": "batch"}, r"tensor 'layers.1.gain' is missing"),
         ({"residual": [True, True, True]}, "hidden layer 0 is not as wide as its input"),
         ({"residual": 1}, "residual must be True, False"),
-        ({"format": 4}, "format 4 > 3; update portnn"),
+        ({"format": 5}, "format 5 > 4; update portnn"),
     ],
 )
 def test_files_that_lie_are_refused(tmp_path, change, message):
