@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
     ),
     "plain-loss": (
         {"sizes": [6, 7, 3], "dtype": "float64", "activation": "softplus"},
-        _numbers(loss=Loss("plain", plain_loss, "numbers"), compile=False, batch_size=30),
+        _numbers(loss=Loss("plain", plain_loss, "values"), compile=False, batch_size=30),
         lambda: portnn.RMSprop(0.01),
     ),
     "tf32": (
