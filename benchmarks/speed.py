@@ -213,7 +213,7 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def together(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return the figures of several runs on one machine, with the same number of threads, as one."""
+    """Return the figures of several runs on one machine, with the same number of threads, as one: the last of each."""
     first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     for other in others:
         if any(other[key] != first[key] for key in ("what", "machine", "device", "threads")):
@@ -222,6 +222,8 @@ def together(paths: Sequence[Path]) -> dict[str, Any]:
         for key in ("versions", "data"):
             first[key] |= other[key]
         first["rounds"] = min(first["rounds"], other["rounds"])
+    last = {(json.dumps(run["case"], sort_keys=True), run["competitor"]): run for run in first["runs"]}
+    first["runs"] = list(last.values())
     return first
 
 

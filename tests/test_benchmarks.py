@@ -327,14 +327,25 @@ def test_strict_fails_on_a_missed_bar_alone(speed, case, results, tmp_path, caps
 
 def test_figures_of_several_runs_are_put_together(speed, tmp_path):
     """One machine and one number of threads; everything else would compare what was not measured side by side."""
+
+    def run(batch, seconds):
+        return {"case": {"batch": batch}, "competitor": "jax", "seconds": [seconds]}
+
     one = {"what": "speed", "machine": {"cores": 2}, "device": "cpu", "threads": {"each": 2}, "rounds": 7}
-    one |= {"versions": {"numpy": "2"}, "data": {"784 inputs": "MNIST"}, "runs": ["a"]}
-    other = {**one, "rounds": 3, "versions": {"torch": "2"}, "data": {"64 inputs": "digits"}, "runs": ["b"]}
+    one |= {"versions": {"numpy": "2"}, "data": {"784 inputs": "MNIST"}, "runs": [run(1, 3.0)]}
+    other = {
+        **one,
+        "rounds": 3,
+        "versions": {"torch": "2"},
+        "data": {"64 inputs": "digits"},
+        "runs": [run(2, 4.0), run(1, 5.0)],
+    }
     paths = [tmp_path / f"{k}.json" for k in range(2)]
     for path, results in zip(paths, (one, other), strict=True):
         path.write_text(json.dumps(results))
     found = speed.speed.together(paths)
-    assert (found["runs"], found["rounds"], sorted(found["versions"])) == (["a", "b"], 3, ["numpy", "torch"])
+    assert found["runs"] == [run(1, 5.0), run(2, 4.0)]  # of what was measured twice, the last
+    assert (found["rounds"], sorted(found["versions"])) == (3, ["numpy", "torch"])
     assert found["data"] == {"784 inputs": "MNIST", "64 inputs": "digits"}
     paths[1].write_text(json.dumps({**other, "threads": {"each": 1}}))
     with pytest.raises(SystemExit, match="not the same machine, device or threads"):
