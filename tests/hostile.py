@@ -10,13 +10,25 @@ import io
 import json
 import random
 import struct
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 zipped = functools.partial(gzip.compress, mtime=0)
 
 # -- safetensors ------------------------------------------------------------------------------------------------------
+
+
+def peak_bytes(action: Callable[[], object]) -> int:
+    """Return the most memory that Python held while this ran."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def tensors(header: Any, data: bytes = bytes(24), length: int | None = None) -> bytes:

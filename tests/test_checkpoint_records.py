@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import kill
 import ml_dtypes
 import numpy as np
 import pytest
+from hostile import peak_bytes
 from tolerances import assert_same
 
 import portnn
@@ -210,15 +210,6 @@ def test_an_older_format_is_named(tmp_path, trained):
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
-
-
-def peak_bytes(action: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 PIECES = (b"[],", b"{},", b"[[]],", b"[[[[[[[[]]]]]]]],", b'{"":0},', b'{"":{"":{}}},', b"9999,", b"1.5,", b'"ab",')

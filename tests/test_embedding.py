@@ -63,9 +63,6 @@ def model_of(activation: str, dtype: str) -> MLP:
     return MLP([2, 6, 5, 1], activation=activation, init="glorot_normal", dtype=dtype, seed=8)
 
 
-# BLAS now and then reports a lane that it does not use; Dask computes outside of what silences that, and values are
-# compared
-@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", PLACES)
 def test_one_formula_on_all_libraries(name, dtype):

@@ -3,14 +3,13 @@
 import functools
 import json
 import struct
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hostile import BAD_CSV, IDX, bomb, deep_model, entry, idx, tensors, zipped
+from hostile import BAD_CSV, IDX, bomb, deep_model, entry, idx, peak_bytes, tensors, zipped
 
 import portnn
 from portnn import FormatError
@@ -37,15 +36,6 @@ def refused(reader: Reader, path: Path) -> str:
     assert len(message) < 500
     assert "\n" not in message
     return message
-
-
-def peak_bytes(action: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def refused_cheaply(reader: Reader, path: Path) -> None:

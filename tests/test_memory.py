@@ -272,18 +272,23 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_little_by_little(backend: str) -> None:
-    """Whatever does not fit is said in the same way, the model goes on, and so does the training from its files."""
+def in_a_process(program: str, backend: str, *arguments: str) -> list[str]:
+    """Return the lines that a program prints, whose memory may be limited."""
     if backend == "torch":
         pytest.importorskip("torch", reason="torch is not installed")
     if not sys.platform.startswith("linux"):
         pytest.skip("needs /proc and RLIMIT_AS")
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", LITTLE_BY_LITTLE, backend]
+    command = [sys.executable, "-c", program, backend, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    said = set(done.stdout.splitlines())
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_little_by_little(backend: str) -> None:
+    """Whatever does not fit is said in the same way, the model goes on, and so does the training from its files."""
+    said = {*in_a_process(LITTLE_BY_LITTLE, backend)}
     assert "done" in said
     assert all(text == "done" or (text.startswith("fit: ") and ": out of memory: " in text) for text in said), said
     assert len(said) > 1
@@ -291,15 +296,7 @@ def test_little_by_little(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])  # XLA ends the process where the system gives it nothing
 def test_for_real(backend: str) -> None:
-    if backend == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs /proc and RLIMIT_AS")
-    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", FOR_REAL, backend, str(256 << 20)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    predicted, evaluated, fitted = done.stdout.splitlines()
+    predicted, evaluated, fitted = in_a_process(FOR_REAL, backend, str(256 << 20))
     assert predicted.startswith("predict: out of memory: 6000 of 6000 samples at once want about ")
     assert evaluated.startswith("evaluate: out of memory: 6000 of 6000 samples at once want about ")
     assert fitted.startswith("fit: out of memory: batches of 6000 samples want about ")
