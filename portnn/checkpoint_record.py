@@ -155,7 +155,7 @@ def _check_state(entry: Any, kept: Kept, what: str) -> None:
     values, arrays, each = entry.get("values"), entry.get("arrays"), entry.get("each")
     _demand(isinstance(values, dict) and isinstance(arrays, dict), f"{what} has no values and arrays")
     found = [_tensor(name, kept, what) for name in arrays.values()]
-    if each is not None:
+    if "each" in entry:
         _demand(_is_count(each) and not values, f"{what} is of {shown(each)} schedules")
         _demand(all(a.shape == (each,) for a in found), f"{what} is not of {each} schedules")
 

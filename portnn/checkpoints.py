@@ -106,7 +106,7 @@ def load_checkpoint(
     ('float64', True, 2)
 
     """
-    who, path = "load_checkpoint", os.fspath(path)
+    who, path = "load_checkpoint", os.fsdecode(path)
     kept = newest(path, who)[0] if os.path.isdir(path) else checkpoint_file.read(path, who)
     if kept is None:
         raise FormatError(f"{who}: there is no checkpoint in {shown(path)}; fit(..., checkpoint=folder) writes them")

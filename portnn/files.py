@@ -71,6 +71,8 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     try:
         # Mode x gets 0666 less the umask from the kernel (mkstemp: 0600) and never follows a planted link.
         with open(temporary, "xb") as file:
+            if os.path.exists(target):  # who may read it stays as it was
+                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
@@ -103,15 +105,16 @@ def check_target(path: StrPath) -> str:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     if os.path.islink(target):  # realpath gives up only on a loop
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
-    if not os.path.exists(target):
-        return target
-    mode = os.stat(target).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
-    if not stat.S_ISREG(mode):  # a rename would put a file in the place of /dev/null
-        raise OSError(errno.EINVAL, "not a regular file", target)
-    if not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+    if os.path.exists(target):
+        mode = os.stat(target).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+        if not stat.S_ISREG(mode):  # a rename would put a file in the place of /dev/null
+            raise OSError(errno.EINVAL, "not a regular file", target)
+        if not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), target)
+    if not os.access(folder, os.W_OK | os.X_OK):  # it takes the new file, whatever may be done to the old one
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
     return target
 
 
@@ -119,9 +122,15 @@ def sync_folder(folder: StrPath) -> None:
     """Make renames and new files of a folder durable, where the system can sync one (Windows cannot open it)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # one that can be written to, but not read
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a file system that syncs no folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -205,7 +214,8 @@ def _locked(folder: StrPath, path: str, who: str) -> int | None:
             pass
         except OSError:  # this file system has no locks
             os.close(descriptor)
-            os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
             return None
         os.close(descriptor)
 
@@ -281,6 +291,8 @@ def check_shape(shape: Collection[int], what: str) -> None:
     """
     if len(shape) > MAX_RANK:
         raise FormatError(f"{what} has rank {len(shape)}, at most {MAX_RANK} is allowed")
+    if max(shape, default=0) >= 2**63:
+        raise FormatError(f"{what} claims an extent of {shown(max(shape))}, which no array has")
     if 0 in shape and max(shape) > MAX_EMPTY_EXTENT:
         raise FormatError(f"{what} has no elements but claims an extent of {shown(max(shape))}")
     if 0 in shape and (product := math.prod(extent for extent in shape if extent)) > MAX_EMPTY_PRODUCT:

@@ -180,13 +180,17 @@ def check_same(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> No
 def _shown(*values: Any) -> list[str]:
     """Return two values as a sentence has room for them, from where they begin to differ if they are long."""
     if all(map(_is_fingerprint, values)):
-        return [f"{v['dtype']} {tuple(v['shape'])} sha256 {v['sha256'][:12]}" for v in values]
-    texts = [f"{v['dtype']} {tuple(v['shape'])}" if _is_fingerprint(v) else str(v) for v in values]
+        return [f"{_kind_of(v)} sha256 {v['sha256'][:12]}" for v in values]
+    texts = [_kind_of(v) if _is_fingerprint(v) else str(v) for v in values]
     if max(map(len, texts)) <= 110:
         return texts
     at = next((i for i in range(min(map(len, texts))) if texts[0][i] != texts[1][i]), 0)
     start = max(0, math.floor(at / 10) * 10 - 40)
-    return ["..." * (start > 0) + shown(text[start : start + 100], 100).strip("'\"") for text in texts]
+    return ["..." * (start > 0) + shown(text[start : start + 90], 100).strip("'\"") for text in texts]
+
+
+def _kind_of(value: dict[str, Any]) -> str:
+    return f"{value['dtype'][:30]} {shown(tuple(value['shape']))}"
 
 
 def _is_fingerprint(value: Any) -> bool:

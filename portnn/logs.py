@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import numbers
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import numpy
 
 from portnn.checks import check_count
-from portnn.errors import shown
+from portnn.errors import reason, shown
 from portnn.history import History, flat
 from portnn.mlp import MLP
 from portnn.progress import print_line
@@ -23,6 +24,12 @@ from portnn.progress import print_line
 def _numbers(value: Any) -> bool:
     """Whether a callback of the user's wrote down numbers, and not a remark."""
     return all(isinstance(v, numbers.Real) for v in (value if isinstance(value, list) else [value]))
+
+
+def _line(row: Sequence[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue().encode()
 
 
 class CSVLog:
@@ -58,6 +65,7 @@ class CSVLog:
         self._columns: list[str] | None = None
         self._keep: int | None = None  # this much of the file, when it is opened
         self._begun, self._before, self._cut, self._bytes = False, 0, False, 0
+        self._sum = hashlib.sha256()  # of these bytes
         self._lost = False  # lines that the checkpoint which was restored had seen
 
     def on_begin(self, model: MLP, history: History) -> None:
@@ -66,7 +74,7 @@ class CSVLog:
 
     def _begin(self, done: int, names: Sequence[str]) -> None:
         self._columns, self._before, self._cut = None, 0, False
-        self._bytes, self._keep, self._lost = 0, None, False
+        self._bytes, self._keep, self._lost, self._sum = 0, None, False, hashlib.sha256()
         if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
             raise FileNotFoundError(f"CSVLog: the folder of {shown(self.path)} does not exist; make it first")
         if os.path.isfile(self.path) or os.path.isdir(self.path):  # not a pipe, whose reader would see an end
@@ -75,8 +83,15 @@ class CSVLog:
             with open(self.path, "rb") as file:
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
-            self._bytes, self._cut = len(whole), whole != text
-            if lines := list(csv.reader(io.StringIO(whole.decode(), newline=""))):
+            self._bytes, self._cut, self._sum = len(whole), whole != text, hashlib.sha256(whole)
+            try:
+                lines = list(csv.reader(io.StringIO(whole.decode(), newline="")))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise ValueError(
+                    f"CSVLog: {shown(self.path)} is no log ({reason(error)}); choose another file, or append=False to "
+                    "replace it"
+                ) from None
+            if lines:
                 self._go_on(lines, done, names)
         self._begun = True
 
@@ -95,33 +110,50 @@ class CSVLog:
         self._before = int(last) - done
 
     def state(self) -> dict[str, Any]:
-        """Return how long the file is with the epochs so far, and its columns, for a checkpoint."""
-        return {"bytes": self._bytes, "columns": self._columns, "before": self._before}
+        """Return how long the file is with the epochs so far, its SHA-256 and its columns, for a checkpoint."""
+        known = {"columns": self._columns, "before": self._before}
+        return {"bytes": self._bytes, "sha256": self._sum.hexdigest(), **known}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on behind these lines; what the file has lost of them is written again, from the history."""
+        """Go on behind these lines; what the file has lost of them is written again, from the history.
+
+        ValueError for a file that holds anything else.
+        """
         columns = state["columns"]
         texts = columns is None or (isinstance(columns, list) and all(isinstance(name, str) for name in columns))
-        if not texts or not all(type(state[name]) is int for name in ("bytes", "before")) or state["bytes"] < 0:
+        counts = all(type(state[name]) is int for name in ("bytes", "before"))
+        if not texts or not counts or state["bytes"] < 0 or not isinstance(state["sha256"], str):
             raise ValueError(f"CSVLog: this is not the state of a log: {shown(state)}")
-        self._columns, self._before = state["columns"], state["before"]
-        self._bytes = self._keep = state["bytes"]
-        self._lost = not os.path.isfile(self.path) or os.path.getsize(self.path) < state["bytes"]
+        self._columns, self._before = columns, state["before"]
+        kept = b""
+        if os.path.isfile(self.path):
+            with open(self.path, "rb") as file:
+                kept = file.read(state["bytes"])
+        self._lost = len(kept) < state["bytes"]
         if self._lost:
-            self._bytes = self._keep = self._of_others()
+            kept = self._of_others(kept)
+        elif hashlib.sha256(kept).hexdigest() != state["sha256"]:
+            self._refuse_other()
+        self._bytes = self._keep = len(kept)
+        self._sum = hashlib.sha256(kept)
 
-    def _of_others(self) -> int:
-        """Return how many bytes of the file are the header and lines of trainings before this one."""
-        if not os.path.isfile(self.path):
-            return 0
-        size = 0
-        with open(self.path, "rb") as file:
-            for i, line in enumerate(file):
-                number = line.partition(b",")[0]
-                if not line.endswith(b"\n") or (i and not (number.isdigit() and int(number) <= self._before)):
-                    break
-                size += len(line)
-        return size
+    def _of_others(self, text: bytes) -> bytes:
+        """Return the header and the lines of trainings before this one, of a file that has lost lines of this one."""
+        lines = text.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        numbers = [line.partition(b",")[0] for line in lines[1:]]
+        if lines and not (lines[0] == _line(self._columns or ()) and all(map(bytes.isdigit, numbers))):
+            self._refuse_other()
+        return b"".join(
+            lines[:1] + [line for n, line in zip(numbers, lines[1:], strict=True) if int(n) <= self._before]
+        )
+
+    def _refuse_other(self) -> NoReturn:
+        raise ValueError(
+            f"CSVLog: {shown(self.path)} does not hold the lines that the checkpoint knows; name the file that does, "
+            "or move this one away"
+        )
 
     def _open(self) -> None:
         """Open the file for the first line of this training, and take off a cut-off one of another."""
@@ -167,10 +199,9 @@ class CSVLog:
 
     def _write(self, row: Sequence[Any]) -> None:
         assert self._file is not None
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(row)
+        line = _line(row)
         try:
-            self._file.write(line.getvalue())
+            self._file.write(line.decode())
             self._file.flush()
         except OSError as error:
             error.filename = self.path  # the system does not say which file had no room
@@ -178,7 +209,8 @@ class CSVLog:
             with contextlib.suppress(OSError):  # of what is still to be written
                 file.close()
             raise
-        self._bytes += len(line.getvalue().encode())
+        self._bytes += len(line)
+        self._sum.update(line)
 
     def _differ(self, name: str) -> None:
         raise ValueError(

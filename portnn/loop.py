@@ -201,7 +201,7 @@ class Loop:
             self.position = self.position._replace(chunk_rows=most)
         chunks = plan(feed.n, self.batch_size, self.position.chunk_rows)
         left = [chunk for chunk in chunks if chunk[0] >= row]
-        if row < feed.n and left[0][0] != row:  # elsewhere chunks were cut in another way
+        if row < feed.n and (not left or left[0][0] != row):  # elsewhere chunks were cut in another way
             rest = plan(feed.n - row, self.batch_size, self.position.chunk_rows)
             left = [(row + start, steps, size) for start, steps, size in rest]
         return left

@@ -100,7 +100,8 @@ class Saver:
     def alone(self) -> Iterator[None]:
         """Have the folder alone, among trainings; OSError if it cannot be one, or is in use."""
         folder = self.where.folder
-        parent = os.path.dirname(folder.rstrip(os.sep)) or os.curdir
+        bare = folder.rstrip(os.sep + (os.altsep or ""))
+        parent = os.path.dirname(bare) or os.curdir
         if not os.path.isdir(parent):
             raise FileNotFoundError(f"fit: the folder {shown(parent)} of the checkpoints does not exist; make it first")
         if os.path.lexists(folder) and not os.path.isdir(folder):
@@ -108,7 +109,7 @@ class Saver:
             raise NotADirectoryError(f"fit: checkpoint={shown(folder)} is {what}, expected a folder; name another")
         if not os.access(folder if os.path.isdir(folder) else parent, os.W_OK | os.X_OK):
             raise PermissionError(f"fit: nothing can be written to checkpoint={shown(folder)}; name another folder")
-        if not os.path.isdir(folder) and len(os.fsencode(os.path.basename(folder.rstrip(os.sep)))) > NAME_MAX:
+        if not os.path.isdir(folder) and len(os.fsencode(os.path.basename(bare))) > NAME_MAX:
             raise OSError(f"fit: the name of checkpoint={shown(folder)} is longer than {NAME_MAX} bytes; shorten it")
         with alone(folder, "fit"):
             yield
@@ -305,7 +306,7 @@ class Saver:
         older = [p for number, p in listed(folder) if number <= updates]
         good = [p for p in older if p not in self._spoiled]
         for p in {*older} - {*good[: self.where.keep]}:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # the save is complete; this one may be gone, or in use
                 os.unlink(p)
 
 

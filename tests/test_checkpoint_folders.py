@@ -16,7 +16,7 @@ import kill
 import numpy as np
 import pytest
 import runs
-from tolerances import assert_same
+from tolerances import assert_same, assert_within, few_steps
 
 import portnn
 from portnn import MLP, SGD, Adam, Checkpoints, FormatError, NonFiniteError, files, load_checkpoint, schedules
@@ -339,3 +339,56 @@ def test_ctrl_c_before_the_first_step_leaves_the_model(tmp_path):
         fit(model, tmp_path / "run", callbacks=Press(), epochs=3)
     assert_same(model.params, before)
     assert files.LOCK not in os.listdir(tmp_path / "run")
+
+
+# -- where chunks were cut in another way -----------------------------------------------------------------------------
+
+
+def test_an_epoch_goes_on_in_the_middle_where_it_would_be_one_chunk(tmp_path):
+    """As on another device, where chunks are longer: the row that was saved lies within the only one there is."""
+    folder = tmp_path / "run"
+    whole = network()
+    expected = fit(whole, epochs=1)
+    with kill.small_chunks(), kill.strike("step", 2, lambda: signal.raise_signal(signal.SIGINT)):
+        portnn.fit(
+            *(network(), X, LABELS),
+            **{"optimizer": Adam(0.02), "epochs": 1, "batch_size": 10, "progress": False},
+            checkpoint=Checkpoints(folder, seconds=0.0),
+        )
+    kept = portnn.checkpoint_file.newest(str(folder), "test")[0]
+    assert 0 < kept.record["row"] < 40
+    record = dict(kept.record, chunk_rows=0)
+    model = network()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portnn.saver, "newest", lambda *_: (kept._replace(record=record), []))
+        history = portnn.fit(
+            *(model, X, LABELS),
+            **{"optimizer": Adam(0.02), "epochs": 1, "batch_size": 10, "progress": False},
+            checkpoint=Checkpoints(folder, seconds=0.0),
+            resume=True,
+        )
+    assert_same(model.params, whole.params)
+    assert_within(history["loss"], expected["loss"], few_steps(expected["loss"], "float32"))  # summed in other parts
+
+
+# -- clean-up that fails ----------------------------------------------------------------------------------------------
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_costs_no_training(tmp_path, monkeypatch):
+    """Windows refuses to while somebody reads it."""
+    unlink = os.unlink
+
+    def refuse(path: Any, **options: Any) -> None:
+        if str(path).endswith(".safetensors"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert len(fit(network(), tmp_path / "run", epochs=4)["loss"]) == 4
+    assert len(load_checkpoint(tmp_path / "run")[1]["loss"]) == 4
+
+
+def test_a_folder_with_a_slash_behind_it(tmp_path):
+    fit(network(), f"{tmp_path}/run/")
+    assert len(load_checkpoint(f"{tmp_path}/run/")[1]["loss"]) == 2
+    assert len(load_checkpoint(os.fsencode(tmp_path / "run"))[1]["loss"]) == 2

@@ -542,3 +542,31 @@ def test_bytes_of_no_meaning_are_not_looked_at():
     assert (a == b).all()
     assert a.tobytes() != b.tobytes()
     assert fingerprint(a[:, None]) == fingerprint(b[:, None])
+
+
+def test_a_difference_is_in_the_sentence_that_says_so(tmp_path):
+    """Also one far behind the beginning of a long text; and a hostile one does not make the sentence long."""
+    rate = schedules.ReduceOnPlateau(0.02, patience=10)
+    fit(network(), tmp_path / "run", optimizer=Adam(rate))
+    with pytest.raises(FormatError, match=r"patience=10.* this one .*patience=3") as caught:
+        fit(network(), tmp_path / "run", optimizer=Adam(schedules.ReduceOnPlateau(0.02, patience=3)))
+    assert len(str(caught.value)) < 600
+    path = Path(Checkpoints(tmp_path / "run").files()[0])
+    rewritten(path, lambda record, _: record["configuration"]["x"].update(dtype="f" * 100_000))
+    with pytest.raises(ValueError, match="is of a training with x=fff") as caught:
+        fit(network(), tmp_path / "run", optimizer=Adam(rate))
+    assert len(str(caught.value)) < 600
+
+
+def test_a_number_of_schedules_that_is_none(tmp_path):
+    rates = [schedules.ReduceOnPlateau(0.02) for _ in range(3)]
+    fit(network(members=3), tmp_path / "run", optimizer=Adam(rates))
+    path = Path(Checkpoints(tmp_path / "run").files()[0])
+    assert "each" in read_safetensors_file(path)[0][RECORD].tobytes().decode()
+
+    def change(record: dict[str, Any], _: Any) -> None:
+        record["schedules"][0]["each"] = None
+
+    rewritten(path, change)
+    with pytest.raises(FormatError, match="is of None schedules"):
+        load_checkpoint(path)

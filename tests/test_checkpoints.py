@@ -1192,3 +1192,22 @@ def test_killed_trainings_lose_nothing(what):
     assert found["kills"] == int(what[1])
     assert found.get("told", found["kills"]) >= found["kills"]
     assert not found.get("differ")
+
+
+def test_a_log_is_not_cut_by_a_training_that_never_wrote_it(tmp_path):
+    """Neither a table of somebody else's, whether longer or shorter, nor the log of another training."""
+    log, other, folder = tmp_path / "log.csv", tmp_path / "other.csv", tmp_path / "run"
+    fit(network(), folder, callbacks=CSVLog(log))
+    fit(network(seed=1), callbacks=CSVLog(tmp_path / "second.csv"), epochs=5)
+    for text in ("name,mass\n" + "a,1.5\n" * 100, "name,mass\na,1\n", (tmp_path / "second.csv").read_text()):
+        other.write_text(text)
+        model = network()
+        before = model.params.copy()
+        with pytest.raises(FormatError, match=r"does not hold the lines that the checkpoint knows; name the file"):
+            fit(model, folder, callbacks=CSVLog(other), epochs=5)
+        assert other.read_text() == text
+        assert_same(model.params, before)
+    shutil.copy(log, other)
+    history = fit(network(), folder, callbacks=CSVLog(other), epochs=5)
+    rows = list(csv.DictReader(other.read_text().splitlines()))
+    assert [float(row["loss"]) for row in rows] == history["loss"]

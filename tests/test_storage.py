@@ -1,9 +1,11 @@
 """safetensors in and out, against the reference implementation; atomic writes, against a disk that fails."""
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from portnn.files import atomic_write
+from portnn import FormatError
+from portnn.files import atomic_write, check_target
 from portnn.storage import payload_sha256, read_safetensors_file, read_safetensors_header, write_safetensors_file
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
@@ -258,3 +261,49 @@ def test_refused_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         atomic_write(tmp_path / "protected", [b"x"])
     assert (tmp_path / "protected").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["loop", "pipe", "protected"]
+
+
+def test_extents_beyond_all_numbers_are_a_format_error(tmp_path: Path):
+    """Their product has more digits than Python turns into text."""
+    many = 10**3000
+    header = json.dumps({"a": {"dtype": "U8", "shape": [many, many], "data_offsets": [0, 0]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(FormatError, match="claims an extent of 1000"):
+        read_safetensors_file(path)
+
+
+def test_who_may_read_a_file_stays_as_it_was(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors_file(path, {})
+    path.chmod(0o600)
+    write_safetensors_file(path, {"a": np.ones(1)})
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where the file itself can be: a new one takes its place. (The superuser may write everywhere.)"""
+    (tmp_path / "x").touch()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(tmp_path) and access(path, mode))
+    for name in ("x", "y"):
+        with pytest.raises(PermissionError):
+            check_target(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="this system opens no folders")
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_folder_that_cannot_be_synced_costs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    """One that may not be read, and one of a file system that syncs no folders: the file is there all the same."""
+    real = getattr(os, call)
+
+    def refuse(what: Any, *rest: Any) -> Any:
+        if call == "open" and os.fspath(what) == str(tmp_path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), what)
+        if call == "fsync" and stat.S_ISDIR(os.fstat(what).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(what, *rest)
+
+    monkeypatch.setattr(os, call, refuse)
+    write_safetensors_file(tmp_path / "x.safetensors", {"a": np.ones(1)})
+    assert read_safetensors_file(tmp_path / "x.safetensors")[0]["a"] == 1.0
