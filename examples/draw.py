@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 import portnn
+from portnn.files import check_target
 
 SIDE, BOX = 28, 20  # of MNIST's images, and of the square that every digit fits into
 CENTER = 14  # where the center of mass of every digit is, to half a pixel
@@ -586,6 +587,8 @@ def main() -> int:
     parser.add_argument("--browser", action="store_true", help="open the page in a browser")
     args = parser.parse_args()
     Path(args.save or ".").parent.mkdir(parents=True, exist_ok=True)
+    if args.save:
+        check_target(args.save)  # before the training, not after it
     if importlib.util.find_spec("gradio") is None:
         sys.exit("the page needs gradio: pip install gradio pillow")
     model = network(args)

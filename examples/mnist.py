@@ -26,6 +26,7 @@ from presets import OPTIMIZERS, PRESETS, Preset
 import portnn
 from portnn.activations import ACTIVATIONS
 from portnn.feed import split
+from portnn.files import check_target
 
 BACKENDS = ("numpy", "cupy", "torch", "jax", "array_api_strict")
 
@@ -41,6 +42,9 @@ def main() -> int:
     files = (Path(path or ".") for path in (args.save, args.report, args.checkpoint))
     for folder in (*(path.parent for path in files), Path(args.plot or ".")):
         folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the training, not after it
+    for path in (args.save, args.report):
+        if path:
+            check_target(path)
 
     name, (x_train, t_train, x_test, t_test) = load(args, say)
     preset = dataclasses.replace(preset, batch_size=min(preset.batch_size, len(t_train)))

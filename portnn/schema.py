@@ -14,9 +14,10 @@ from portnn import model_file
 from portnn.datasets.columns import Column, Table, read_columns
 from portnn.errors import FormatError, shown
 from portnn.files import StrPath
+from portnn.storage import MAX_HEADER_BYTES
 
 KEY = "portnn.table"
-FORMAT = 1
+FORMAT = 2  # 1: columns of numbers, too, had a name and no categories
 # So large may numbers be: differences of them, and of float64 the squares of those, summed up, stay in range.
 LIMITS = {"float32": 1e38, "float64": 1e140}
 
@@ -33,9 +34,10 @@ class Schema(NamedTuple):
 
         FormatError for numbers that are too large for a network in ``dtype``.
         """
-        parts = []
+        parts, places = [], {column.name: place for place, column in enumerate(table.columns)}
         for column in self.columns:
-            values = table.column(column.name)[1][:, None]
+            known = column.name in places
+            values = (table.values[:, places[column.name]] if known else table.column(column.name)[1])[:, None]
             if column.categories is None:
                 check_range(column.name, values, dtype, training=training)
             else:
@@ -50,9 +52,20 @@ class Schema(NamedTuple):
 
     def described(self) -> str:
         """Return what the file keeps."""
-        columns = [{"name": c.name, "categories": c.categories} for c in self.columns]
+        columns = [
+            c.name if c.categories is None else {"name": c.name, "categories": c.categories} for c in self.columns
+        ]
         known = {"format": FORMAT, "columns": columns, "target": self.target, "classes": self.classes}
         return json.dumps(known, ensure_ascii=False)
+
+    def check_room(self) -> None:
+        """Raise ValueError if a model file has no room for it."""
+        size = len(json.dumps(self.described()).encode())
+        if size > (room := MAX_HEADER_BYTES // 8 * 7):  # the rest is the model's
+            raise ValueError(
+                f"the names of {len(self.columns)} columns and their categories take {size} bytes, a model file has "
+                f"room for {room}; leave columns out"
+            )
 
 
 def check_range(name: str, values: numpy.ndarray, dtype: str, *, training: bool) -> None:
@@ -84,7 +97,7 @@ def schema_of(path: StrPath) -> Schema | None:
         known = json.loads(text)
         if known["format"] > FORMAT:
             raise FormatError(f"{shown(str(path))}: table format {known['format']} > {FORMAT}; update portnn")
-        columns = tuple(Column(c["name"], None if c["categories"] is None else _texts(c)) for c in known["columns"])
+        columns = tuple(Column(c) if isinstance(c, str) else _column(c) for c in known["columns"])
         classes = None if known["classes"] is None else _texts({"categories": known["classes"]})
         schema = Schema(columns, known["target"], classes)
         if not columns or not all(isinstance(name, str) for name in (schema.target, *(c.name for c in columns))):
@@ -119,6 +132,10 @@ def known_targets(path: StrPath, schema: Schema, options: dict[str, Any]) -> num
         if (numpy.asarray(numbers)[labels] != values).any():
             raise  # the first message has the line
         return labels.astype("float64")
+
+
+def _column(entry: Any) -> Column:
+    return Column(entry["name"], None if entry["categories"] is None else _texts(entry))
 
 
 def _texts(entry: Any) -> tuple[str, ...]:

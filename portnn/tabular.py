@@ -90,6 +90,7 @@ def train(
     header: bool = True,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    savable: bool = False,
 ) -> Trained:
     """Read a table, hold rows out, train on the others, and measure on those that were held out.
 
@@ -97,7 +98,8 @@ def train(
     without a lower loss the best parameters are put back; ``epochs`` is then at most 200, unless it is given. Of fewer
     rows none can be spared: a fifth of them tells in a first training how many epochs it takes, some 4000 updates at
     most and the patience at least 400 of them; then all are trained on for as many, or for ``epochs`` if it is given.
-    Classes are held out in proportion. ValueError, FormatError and OSError say in a sentence what is wrong with the
+    Classes are held out in proportion. With ``savable`` a table is refused of which :func:`save` would know too much.
+    ValueError, FormatError and OSError say in a sentence what is wrong with the
     table or an option.
 
     Examples
@@ -146,6 +148,8 @@ def train(
         raise ValueError(f"the only column is the target {shown(target)}; there is nothing to predict it from")
     classes, targets = _targets(*table.column(target), task)
     schema = Schema(columns, target, classes)
+    if savable:
+        schema.check_room()
     if classes is None:
         check_range(target, targets, dtype, training=True)
     training, test = _split(targets, classes, test_fraction, seed)

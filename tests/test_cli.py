@@ -21,8 +21,9 @@ import portnn
 from portnn import Adam, FormatError, console, fit, model_file, tabular
 from portnn.__main__ import main, parser
 from portnn.callbacks import EarlyStopping
-from portnn.datasets import columns, read_columns
+from portnn.datasets import columns, read_columns, table_file
 from portnn.datasets.columns import Column
+from portnn.schema import schema_of
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed: nothing to compare tables with")
 datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed: no iris")
@@ -563,14 +564,14 @@ GOOD = {"format": 1, "columns": [{"name": "a", "categories": None}], "target": "
         json.dumps({**GOOD, "columns": [{"name": "a", "categories": [1, 2]}]}),
         json.dumps({**GOOD, "classes": "ab"}),
         json.dumps({**GOOD, "target": None}),
-        json.dumps({**GOOD, "format": 2}),
+        json.dumps({**GOOD, "format": 3}),
         "[" * 100_000,
     ],
 )
 def test_metadata_that_are_not_a_table(tmp_path, known):
     path = tmp_path / "m.st"
     portnn.MLP([1, 1]).save(path, metadata={"portnn.table": known})
-    with pytest.raises(FormatError, match=r"m\.st.*(portnn\.table in the metadata is not|table format 2 > 1; update)"):
+    with pytest.raises(FormatError, match=r"m\.st.*(portnn\.table in the metadata is not|table format 3 > 2; update)"):
         tabular.schema_of(path)
 
 
@@ -1101,3 +1102,43 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_made(here, capsy
         r"186,\d+ GiB to train, this machine has \d+; take narrower layers\n$",
         err,
     ), err
+
+
+def wide(columns: int, letters: int) -> str:
+    names = [f"{'g' * letters}{i:06d}" for i in range(columns)]
+    lines = [",".join([*("0.5" for _ in names), kind]) for kind in "ab" * 6]
+    return "\n".join([",".join([*names, "kind"]), *lines, ""])
+
+
+def test_a_wide_table_is_kept_or_refused_before_the_training(tmp_path, capsys):
+    """As tables of genes are: 15,000 columns have room in a model file."""
+    table, model = tmp_path / "genes.csv", tmp_path / "m.safetensors"
+    options = ["--target", "kind", "--epochs", "1", "--hidden", "2", "--test-fraction", "0.2"]
+    table.write_text(wide(15_000, 9))
+    assert main(["train", "--data", str(table), *options, "--save", str(model)]) == 0
+    assert len(schema_of(model).columns) == 15_000
+    assert main(["predict", "--model", str(model), "--data", str(table)]) == 0
+    table.write_text(wide(15_000, 60))
+    capsys.readouterr()
+    assert main(["train", "--data", str(table), *options, "--save", str(tmp_path / "n.safetensors")]) == 2
+    assert "a model file has room for 458752; leave columns out" in capsys.readouterr().err
+    assert not (tmp_path / "n.safetensors").exists()
+    assert main(["train", "--data", str(table), *options]) == 0
+
+
+def test_long_numbers_in_a_column_that_nobody_wants_cost_nothing(tmp_path, monkeypatch):
+    """Lines are then not gone through one by one: names of 19 digits stand beside many a table."""
+    path = tmp_path / "t.csv"
+    path.write_text("id,a\n" + "".join(f"{9007199254740993 + i},{i}\n" for i in range(1000)))
+    one_by_one = []
+    real = table_file.TableFile.go_through
+
+    def go_through(self: Any, many: Any, one: Any) -> None:
+        real(self, many, lambda line, fields: (one_by_one.append(line), one(line, fields)))
+
+    monkeypatch.setattr(table_file.TableFile, "go_through", go_through)
+    found = read_columns(path, drop=["id"])
+    np.testing.assert_array_equal(found.values[:, 0], np.arange(1000.0))
+    assert not one_by_one
+    with pytest.raises(FormatError, match=r"line 2, column 1.*has more digits than a number keeps"):
+        read_columns(path)

@@ -54,6 +54,7 @@ def train(options: argparse.Namespace) -> int:
         delimiter=options.delimiter,
         header=options.header,
         callbacks=[CSVLog(options.log)] if options.log else [],
+        savable=options.save is not None,
     )
     if trained.history.interrupted and not trained.history.get("loss"):
         raise KeyboardInterrupt  # before anything was learned

@@ -242,10 +242,10 @@ def _collect(file: TableFile, columns: tuple[Column, ...], places: Sequence[int]
     def many(line: int, block: bytes) -> bool:
         nonlocal left_out
         if not any(codes) and (parsed := _parse_fast(block, file.layout)) is not None:
-            if _cut(parsed, block):
-                return False
-            keep(parsed[:, places])
-            return True
+            parsed = parsed[:, places]  # what is not asked for may hold anything
+            if not _cut(parsed, block):
+                keep(parsed)
+                return True
         found = file.columns(block) if block.count(b"\n") >= FEW else None
         rows = None if found is None else _present(found, places, missing)
         if found is None or rows is None:
