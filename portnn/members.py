@@ -8,13 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy
+from array_api_compat import is_array_api_obj
 
 from portnn.backends import get_backend
 from portnn.errors import shown
 
 
 def number(value: Any) -> Any:
-    """Return a real number as a Python float, since a NumPy scalar would widen float32 arrays; all else as it is."""
+    """Return a real number as a Python float, since a NumPy scalar would widen float32 arrays; all else as it is.
+
+    NumPy's True and False become Python's.
+    """
+    if isinstance(value, numpy.bool_):
+        return bool(value)
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
 
 
@@ -34,7 +40,8 @@ def entries(value: Any) -> Any:
 def _listed(value: Any) -> Sequence[Any] | None:
     """Return the entries of a sequence or of a 1-D array of any library; None for all else."""
     if hasattr(value, "dtype") and len(getattr(value, "shape", ())) == 1:
-        listed: list[Any] = get_backend(value).to_numpy(value).tolist()
+        own = is_array_api_obj(value)  # a column of a table is none, but makes one
+        listed: list[Any] = (get_backend(value).to_numpy(value) if own else numpy.asarray(value)).tolist()
         return listed
     return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
 

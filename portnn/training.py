@@ -167,7 +167,8 @@ def fit(
             None if limit is None else checks.check_number(who, name, limit, 0.0, open_low=True)
             for name, limit in (("clip_value", clip_value), ("clip_norm", clip_norm))
         )
-        if not isinstance(compile, bool) and compile != "auto":
+        compile = bool(compile) if isinstance(compile, numpy.bool_) else compile
+        if not isinstance(compile, bool) and not (isinstance(compile, str) and compile == "auto"):
             raise ValueError(f"{who}: compile must be True, False or 'auto', got {shown(compile)}")
         for name, choice in (("progress", progress), ("per_batch", per_batch)):
             if not isinstance(choice, bool | numpy.bool_):
@@ -190,7 +191,7 @@ def fit(
             warnings.warn(f"{who}: batch_size {asked} is larger than the {n} samples; it is clipped", stacklevel=2)
         if per_batch:
             l1, l2 = (
-                _times(checks.check_penalty(who, *named, model.members), data.unit)
+                _times(checks.check_penalty(who, *named, model.members), data.unit, who)
                 for named in (("l1", l1), ("l2", l2))
             )
         if model.running is not None and min(asked or 128, n) == 1:
@@ -273,9 +274,15 @@ def _resumed(checkpoint: Any, resume: Any, who: str) -> tuple[Checkpoints | None
     return where, resume
 
 
-def _times(penalty: float | tuple[float, ...], unit: float) -> float | tuple[float, ...]:
+def _times(penalty: float | tuple[float, ...], unit: float, who: str) -> float | tuple[float, ...]:
     """Return a penalty, or that of each member, in the unit of the weights whose sum it is divided by."""
-    return tuple(each * unit for each in penalty) if isinstance(penalty, tuple) else penalty * unit
+    each = [p * unit if p else 0.0 for p in (penalty if isinstance(penalty, tuple) else (penalty,))]
+    if not numpy.isfinite(each).all():
+        raise ValueError(
+            f"{who}: sample_weight is so small that a penalty divided by the sum of the weights is no finite number; "
+            "multiply all weights by the same number"
+        )
+    return tuple(each) if isinstance(penalty, tuple) else each[0]
 
 
 def _orders(shuffle: bool | Order, seed: int, n: int, who: str) -> Order:

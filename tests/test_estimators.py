@@ -1171,3 +1171,106 @@ def test_the_history_of_the_last_call_stays():
     assert len(b.partial_fit(IRIS, TWO).history_["loss"]) == 1
     assert b.loss_curve_[-1] == b.history_["loss"][0]
     assert not hasattr(b.set_params(solver="lbfgs").fit(IRIS, TWO), "history_")
+
+
+# -- found by trying scikit-learn's habits on it ----------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*class.*:UserWarning")
+def test_of_one_class_every_answer_is_right():
+    """Early stopping then keeps scikit-learn's network: all scores are 1, whatever the sign of the output."""
+    a, b = pair("MLPClassifier", early_stopping=True)
+    y = np.full(150, "yes")
+    a.fit(IRIS, y), b.fit(IRIS, y)
+    assert b.validation_scores_ == a.validation_scores_
+    assert b.history_["accuracy"] == [1.0] * b.n_iter_
+    assert_equal(a, b)
+
+
+def test_many_classes_in_a_batch_are_no_warning():
+    y, classes = rng.permutation(100)[:32], np.arange(100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for estimator in pair("MLPClassifier"):
+            estimator.partial_fit(IRIS[:32], y, classes=classes)
+            estimator.fit(IRIS[:32], y)
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        pair("MLPClassifier")[1].fit(IRIS, LINEAR[:, 0])
+
+
+@pytest.mark.parametrize("first", ["float32", "float64"])
+def test_samples_of_another_dtype_leave_the_network_its_own(first):
+    second = {"float32": "float64", "float64": "float32"}[first]
+    for estimator in pair("MLPRegressor"):
+        estimator.partial_fit(IRIS.astype(first), LINEAR).partial_fit(IRIS.astype(second), LINEAR)
+        assert {a.dtype.name for a in estimator.coefs_} == {first}
+        estimator.set_params(warm_start=True).fit(IRIS.astype(second), LINEAR)
+        assert {a.dtype.name for a in estimator.coefs_} == {first}
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_sample_of_weight_0_may_have_an_infinite_loss(solver):
+    """With scikit-learn's losses as with portnn's: as if it were not there."""
+    x, weight = IRIS.copy(), WEIGHTS.copy()
+    x[0], weight[0] = 1e4, 0.0
+    options = {**WIDTH, "loss": "poisson", "solver": solver, "activation": "identity"}
+    with_it = ours.MLPRegressor(**options).fit(x, COUNTS, sample_weight=weight)
+    x[0] = 0.0
+    assert_same(with_it.coefs_[0], ours.MLPRegressor(**options).fit(x, COUNTS, sample_weight=weight).coefs_[0])
+
+
+@pytest.mark.parametrize("problem", ["two classes", "three classes", "labels"])
+def test_probabilities_too_small_to_be_numbers_are_no_error(problem):
+    kind, x, y = PROBLEMS[problem]
+    classifier = pair(kind)[1].fit(x, y)
+    with np.errstate(all="raise"):
+        assert np.isfinite(classifier.predict_proba(x * 1e5)).all()
+        assert not np.isnan(classifier.predict_log_proba(x * 1e5)).any()
+
+
+def test_one_pass_of_few_steps_is_not_recorded(monkeypatch):
+    """To record steps pays only where they are replayed."""
+    made = []
+    real = portnn.step.Chunks
+
+    def chunks(backend, step, how, *rest):
+        made.append(how)
+        return real(backend, step, how, *rest)
+
+    monkeypatch.setattr(portnn.training, "Chunks", chunks)
+    a, b = pair("MLPClassifier")
+    for estimator in (a, b):
+        estimator.partial_fit(IRIS[:64], SPECIES[:64], classes=[0, 1, 2])
+    pair("MLPClassifier")[1].fit(IRIS, SPECIES)
+    always = ours.MLPClassifier(**WIDTH, compile=np.bool_(True))
+    always.partial_fit(IRIS[:64], SPECIES[:64], classes=[0, 1, 2])
+    assert made == [False, "auto", True]
+    assert_equal(a, b)
+
+
+def test_sparse_labels_stay_so_when_a_classifier_is_moved():
+    fitted = pair("MLPClassifier")[0].fit(MANY, sparse.csr_matrix(LABELS))
+    moved = ours.from_sklearn(fitted)
+    assert type(moved.predict(MANY)) is type(fitted.predict(MANY))
+    assert (moved.predict(MANY) != fitted.predict(MANY)).nnz == 0
+
+
+def test_a_matrix_of_labels_after_single_ones_is_said_to_be_one():
+    classifier = pair("MLPClassifier", warm_start=True)[1].fit(MANY, LABELS[:, 0])
+    with pytest.raises(ValueError, match="y is 2-D, unlike the y of before"):
+        classifier.fit(MANY, LABELS)
+
+
+def test_scores_of_an_earlier_fit_end_where_nothing_is_held_out_any_more():
+    classifier = pair("MLPClassifier", warm_start=True, early_stopping=True)[1].fit(IRIS, SPECIES)
+    assert classifier.validation_scores_
+    classifier.set_params(early_stopping=False).fit(IRIS, SPECIES)
+    assert (classifier.validation_scores_, classifier.best_validation_score_) == (None, None)
+
+
+def test_weights_too_small_to_divide_a_penalty_by_are_named():
+    tiny = np.full(150, 1e-310)
+    with pytest.raises(ValueError, match="sample_weight is so small that a penalty"):
+        pair("MLPRegressor")[1].fit(IRIS, LINEAR, sample_weight=tiny)
+    pair("MLPRegressor", alpha=0.0)[1].fit(IRIS, LINEAR, sample_weight=tiny)

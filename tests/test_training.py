@@ -823,3 +823,18 @@ def test_a_batch_without_weight_has_no_penalty(library):
     )
     assert np.isfinite(seen).all()
     assert not np.array_equal(library.to_numpy(model.params), before)
+
+
+def test_numbers_and_flags_of_numpy_and_columns_of_a_table_are_taken():
+    """As a sweep over a grid hands them in."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed: it has no columns to hand in")
+    for one, other in (
+        ({"class_weight": [1.0, 2.0, 0.5]}, {"class_weight": pandas.Series([1.0, 2.0, 0.5])}),
+        ({"compile": False}, {"compile": np.bool_(False)}),
+        ({"optimizer": SGD(0.1, 0.5, True)}, {"optimizer": SGD(0.1, np.float64(0.5), np.bool_(True))}),
+        ({"optimizer": Adam(0.1, amsgrad=True)}, {"optimizer": Adam(0.1, amsgrad=np.bool_(True))}),
+    ):
+        models = [MLP([4, 3]), MLP([4, 3])]
+        for model, options in zip(models, (one, other), strict=True):
+            fit(model, **options)
+        assert_same(models[1].params, models[0].params)

@@ -42,6 +42,10 @@ class Perceptron(Parameters):
         """Return targets as portnn.fit takes them, the classes being known."""
         raise NotImplementedError
 
+    def _is_certain(self) -> bool:
+        """Whether there is but one answer."""
+        return False
+
     def _scored(self, y: Array, targets: numpy.ndarray, weight: numpy.ndarray | None) -> float:
         """Return the score of raw outputs: accuracy, or R^2."""
         raise NotImplementedError
@@ -84,7 +88,8 @@ class Perceptron(Parameters):
         loss, ending, n_outputs = self._chosen_loss()
         sizes = [x.shape[1], *hidden, n_outputs]
         self._random_state = check_random_state(self.random_state)
-        narrow = "float32" in str(x.dtype) or "float64" not in self._place(space).dtypes()
+        kind = str(x.dtype if first else self.coefs_[0].dtype)  # a network that goes on keeps its own
+        narrow = "float32" in kind or "float64" not in self._place(space).dtypes()
         dtype = self.dtype or ("float32" if narrow else "float64")
         if first:
             self._start(sizes, ending, dtype, space)

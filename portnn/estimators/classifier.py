@@ -9,17 +9,16 @@ import numpy
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.metrics import accuracy_score
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from portnn.activations import sigmoid, softplus
 from portnn.backends import Array, get_backend, namespace
 from portnn.checks import check_number
 from portnn.errors import shown
-from portnn.estimators import losses, samples
+from portnn.estimators import labels, losses, samples
 from portnn.estimators.base import Perceptron
 from portnn.evaluation import predicted
 from portnn.losses import LOSSES, Loss, get_loss
@@ -173,49 +172,34 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     # -- targets ----------------------------------------------------------------------------------------------
 
     def _targets(self, y: numpy.ndarray, first: bool, incremental: bool) -> numpy.ndarray:
-        y = self._labels(y)
+        y = labels.checked(y, type(self).__name__)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
             self._multilabel, self.classes_ = y.ndim == 2, unique_labels(y)
-        elif self.warm_start and not incremental and set(unique_labels(y)) != set(self.classes_):
+        elif self.warm_start and not incremental and y.ndim == 1 and set(numpy.unique(y)) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
-                f"Previously got {_few(self.classes_)}, `y` has {_few(unique_labels(y))}"
+                f"Previously got {labels.few(self.classes_)}, `y` has {labels.few(numpy.unique(y))}"
             )
-        return self._encoded(y)
-
-    def _labels(self, y: numpy.ndarray) -> numpy.ndarray:
-        """Return labels ``(n,)`` or a matrix of zeros and ones, checked."""
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        self._of_one_kind(y, "y")
-        check_classification_targets(y)
-        if type_of_target(y) == "multiclass-multioutput":
-            raise ValueError(
-                f"{type(self).__name__}: y has {y.shape[1]} columns of several classes each; fit one classifier for "
-                "each (sklearn.multioutput.MultiOutputClassifier), or give a matrix of zeros and ones"
-            )
-        if y.ndim == 2 and (other := numpy.setdiff1d(y, [0, 1])).size:
-            raise ValueError(
-                f"{type(self).__name__}: a matrix of labels holds zeros and ones, y has {shown(other[0].item())}; give "
-                "(y == value).astype(int) of the value that stands for yes"
-            )
-        return y
+        return self._numbered(y)
 
     def _encoded(self, y: numpy.ndarray) -> numpy.ndarray:
-        y = self._labels(y)
-        unknown = numpy.setdiff1d(unique_labels(y), self.classes_)
-        if unknown.size or (y.ndim == 2) != self._multilabel:
-            raise ValueError(
-                f"`y` has classes not in `self.classes_`: {shown(unknown.tolist())}, `self.classes_` has "
-                f"{shown(self.classes_.tolist())}"
-                if unknown.size
-                else f"{type(self).__name__}: y is {y.ndim}-D, unlike the y of before"
-            )
+        return self._numbered(labels.checked(y, type(self).__name__))
+
+    def _numbered(self, y: numpy.ndarray) -> numpy.ndarray:
+        """Return labels that were looked at as portnn.fit takes them."""
+        if (y.ndim == 2) != self._multilabel:
+            raise ValueError(f"{type(self).__name__}: y is {y.ndim}-D, unlike the y of before")
         if self._multilabel:
             if y.shape[1] != len(self.classes_):
                 n = len(self.classes_)
                 raise ValueError(f"{type(self).__name__}: y has {y.shape[1]} columns, expected {n} as in training")
             return y.astype("float64")
+        unknown = numpy.setdiff1d(y, self.classes_)
+        if unknown.size:
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`: {shown(unknown.tolist())}, `self.classes_` has "
+                f"{shown(self.classes_.tolist())}"
+            )
         index = numpy.searchsorted(self.classes_, y)
         return index if self._chosen_loss()[1] == "softmax" else (index == 1).astype("float64")[:, None]
 
@@ -264,14 +248,20 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             }
             own = numpy.asarray([of_class.get(label, 1.0) for label in numpy.ravel(y).tolist()])
         else:
-            own = compute_sample_weight(self.class_weight, self._labels(y))
+            own = compute_sample_weight(self.class_weight, labels.checked(y, type(self).__name__))
         weight = own if weight is None else weight * own
         return samples.weights(weight, y.shape[0], f"{type(self).__name__}: class_weight times sample_weight")
 
     def _scored(self, y: Array, targets: numpy.ndarray, weight: numpy.ndarray | None) -> float:
+        if self._is_certain():
+            return 1.0
         y = samples.to_numpy(y)
         right = y.argmax(axis=1) == targets if targets.ndim == 1 else ((y > 0.0) == (targets > 0.5)).all(axis=1)
         return float(numpy.average(right, weights=weight))
+
+    def _is_certain(self) -> bool:
+        """Whether there is one class, which all samples are predicted to be of."""
+        return not self._multilabel and len(self.classes_) == 1
 
     # -- what users call --------------------------------------------------------------------------------------
 
@@ -296,10 +286,14 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
         ``classes`` are all labels there will be, needed in the first call.
         """
-        given, known = None if classes is None else self._all_classes(classes), getattr(self, "classes_", None)
+        given, known = (
+            None if classes is None else labels.all_of(classes, type(self).__name__),
+            getattr(self, "classes_", None),
+        )
         if known is not None and given is not None and not numpy.array_equal(known, given):
             raise ValueError(
-                f"`classes={_few(given)}` is not the same as on last call to partial_fit, was: {_few(known)}"
+                f"`classes={labels.few(given)}` is not the same as on last call to partial_fit, was: "
+                f"{labels.few(known)}"
             )
         if known is None and given is None:
             message = "classes must be passed on the first call to partial_fit."
@@ -314,20 +308,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             del self._multilabel, self.classes_
             raise
 
-    def _all_classes(self, classes: Any) -> numpy.ndarray:
-        classes = samples.apart(samples.to_host(classes, "classes"))
-        if not isinstance(classes, numpy.ndarray):
-            classes = numpy.asarray(classes)
-        self._of_one_kind(classes, "classes")
-        kind = type_of_target(classes)
-        if "continuous" in kind:
-            raise ValueError(f"Unknown label type: {kind}. {type(self).__name__}: classes are labels, not quantities")
-        return unique_labels(classes)
-
-    def _of_one_kind(self, labels: numpy.ndarray, argument: str) -> None:
-        if labels.dtype == object and len({isinstance(label, str) for label in labels.flat}) > 1:
-            raise TypeError(f"{type(self).__name__}: labels must be all strings or all numbers, {argument} has both")
-
     def predict(self, X: Any) -> Any:
         """Return the labels ``(n,)``, or ``(n, n_labels)`` of zeros and ones, in the library of ``X``.
 
@@ -335,27 +315,31 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         """
         y = self._outputs(X, "predict")
 
-        def labels(y: numpy.ndarray) -> numpy.ndarray:
+        def answers(y: numpy.ndarray) -> numpy.ndarray:
             if self.out_activation_ == "softmax":
                 return self.classes_[y.argmax(axis=1)]
             if self._multilabel:
                 return (y > 0.0).astype(int)
-            return self.classes_[(y[:, 0] > 0.0).astype(int) if len(self.classes_) > 1 else numpy.zeros(len(y), int)]
+            return self.classes_[numpy.zeros(len(y), int) if self._is_certain() else (y[:, 0] > 0.0).astype(int)]
 
         if self._multilabel and self.__dict__.get("_sparse_labels"):
-            return samples.csr(labels(samples.to_numpy(y)))
-        return samples.through_host(labels, y, get_backend(y))
+            return samples.csr(answers(samples.to_numpy(y)))
+        return samples.through_host(answers, y, get_backend(y))
 
     def predict_proba(self, X: Any) -> Any:
         """Return the probabilities ``(n, n_classes)``, in the order of ``classes_``; of one class alone they are 1."""
         return self._probabilities(self._outputs(X, "predict_proba"))
 
     def _probabilities(self, y: Array) -> Array:
+        with get_backend(y).scope():
+            return self._probable(y)
+
+    def _probable(self, y: Array) -> Array:
         if self.out_activation_ == "softmax":
             return predicted("classes", y.shape[1], "predict_proba")(y) if y.shape[1] > 1 else namespace(y).ones_like(y)
         if self._multilabel:
             return sigmoid(y)[0]
-        if len(self.classes_) == 1:
+        if self._is_certain():
             return namespace(y).ones_like(y)
         return namespace(y).concat([sigmoid(-y)[0], sigmoid(y)[0]], axis=1)
 
@@ -366,29 +350,24 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         """
         y = self._outputs(X, "predict_log_proba")
         xp = namespace(y)
-        if self.out_activation_ == "softmax":
-            shifted = y - xp.max(y, axis=1, keepdims=True)
-            return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
-        if self._multilabel:
-            return -softplus(-y)[0]
-        return xp.zeros_like(y) if len(self.classes_) == 1 else -xp.concat([softplus(y)[0], softplus(-y)[0]], axis=1)
+        with get_backend(y).scope():
+            if self.out_activation_ == "softmax":
+                shifted = y - xp.max(y, axis=1, keepdims=True)
+                return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+            if self._multilabel:
+                return -softplus(-y)[0]
+            return xp.zeros_like(y) if self._is_certain() else -xp.concat([softplus(y)[0], softplus(-y)[0]], axis=1)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy, the fraction of samples (or of their weights) all of whose labels are right.
 
         It is computed on the host, in float64: of arrays of others scikit-learn takes the mean in their default dtype.
         """
-        labels, weight = samples.to_host(self.predict(X)), samples.to_host(sample_weight)
-        return float(accuracy_score(samples.to_host(y), labels, sample_weight=weight))
+        found, weight = samples.to_host(self.predict(X)), samples.to_host(sample_weight)
+        return float(accuracy_score(samples.to_host(y), found, sample_weight=weight))
 
     def __sklearn_tags__(self) -> Any:
         """Multilabel targets are taken."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _few(labels: numpy.ndarray) -> str:
-    """Return labels as NumPy prints them, where they are few."""
-    text = str(labels)
-    return text if len(text) <= 70 else shown(labels.tolist())

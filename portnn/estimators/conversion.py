@@ -73,6 +73,7 @@ def from_sklearn(fitted: Any) -> MLPClassifier | MLPRegressor:
             setattr(new, name, value.copy() if isinstance(value, list | numpy.ndarray) else value)
     if is_classifier(fitted):
         new._multilabel = fitted._label_binarizer.y_type_.startswith("multilabel")
+        new._sparse_labels = bool(fitted._label_binarizer.sparse_input_)
     else:
         new._width = fitted.n_outputs_
     new.coefs_ = [numpy.array(w) for w in fitted.coefs_]

@@ -124,7 +124,7 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
             shuffle=_orders(e._random_state, n) if e.shuffle else False,
             seed=_seed(e),
             resume=resume,
-            compile=e.compile,
+            compile=_compiled(e, model, (1 if problem.incremental else e.max_iter) * -(-n // batch_size)),
             callbacks=[epochs],
             progress=False,
         )
@@ -155,8 +155,15 @@ def descend(estimator: Any, model: MLP, problem: Problem) -> MLP:
     return model
 
 
+def _compiled(e: Any, model: MLP, steps: int) -> Any:
+    """Return how the steps are run: what is recorded in the first two, and compared in the next, pays after those."""
+    return False if e.compile == "auto" and model.backend.replays and steps <= 4 else e.compile
+
+
 def _begin(e: Any, scored: bool) -> None:
-    """Make the records that parameters call for which were set after the last fit."""
+    """Make the records that parameters call for which were set after the last fit, and end those they do not."""
+    if not scored and not e.early_stopping:
+        e.validation_scores_ = e.best_validation_score_ = None
     for name, there, start in (
         ("loss_curve_", True, []),
         ("_no_improvement_count", True, 0),
@@ -277,6 +284,8 @@ class Epochs:
         e = self.e
         e.n_iter_ = 1 if self.problem.incremental else e.n_iter_ + 1
         e.loss_ = history["loss"][-1]
+        if e._is_certain():
+            history["accuracy"][-1] = 1.0
         e.t_ += self.problem.t.shape[0]
         e.loss_curve_.append(e.loss_)
         if e.verbose:
