@@ -213,17 +213,20 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def together(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return the figures of several runs on one machine, with the same number of threads, as one: the last of each."""
+    """Return the figures of several runs on one machine, with the same number of threads: each case by its last."""
     first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-    for other in others:
-        if any(other[key] != first[key] for key in ("what", "machine", "device", "threads")):
+    cases: dict[str, list[Any]] = {}  # whole, since who took turns is compared with each other alone
+    for results in (first, *others):
+        if any(results[key] != first[key] for key in ("what", "machine", "device", "threads")):
             raise SystemExit(f"--read: not the same machine, device or threads: {', '.join(map(str, paths))}")
-        first["runs"] += other["runs"]
+        own: dict[str, list[Any]] = {}
+        for run in results["runs"]:
+            own.setdefault(json.dumps(run["case"], sort_keys=True), []).append(run)
+        cases |= own
         for key in ("versions", "data"):
-            first[key] |= other[key]
-        first["rounds"] = min(first["rounds"], other["rounds"])
-    last = {(json.dumps(run["case"], sort_keys=True), run["competitor"]): run for run in first["runs"]}
-    first["runs"] = list(last.values())
+            first[key] |= results[key]
+        first["rounds"] = min(first["rounds"], results["rounds"])
+    first["runs"] = [run for runs in cases.values() for run in runs]
     return first
 
 

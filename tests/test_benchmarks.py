@@ -332,7 +332,8 @@ def test_figures_of_several_runs_are_put_together(speed, tmp_path):
         return {"case": {"batch": batch}, "competitor": "jax", "seconds": [seconds]}
 
     one = {"what": "speed", "machine": {"cores": 2}, "device": "cpu", "threads": {"each": 2}, "rounds": 7}
-    one |= {"versions": {"numpy": "2"}, "data": {"784 inputs": "MNIST"}, "runs": [run(1, 3.0)]}
+    slower = {**run(1, 9.0), "competitor": "torch-eager"}  # took no turns in the second run
+    one |= {"versions": {"numpy": "2"}, "data": {"784 inputs": "MNIST"}, "runs": [run(1, 3.0), slower, run(3, 1.0)]}
     other = {
         **one,
         "rounds": 3,
@@ -344,7 +345,7 @@ def test_figures_of_several_runs_are_put_together(speed, tmp_path):
     for path, results in zip(paths, (one, other), strict=True):
         path.write_text(json.dumps(results))
     found = speed.speed.together(paths)
-    assert found["runs"] == [run(1, 5.0), run(2, 4.0)]  # of what was measured twice, the last
+    assert found["runs"] == [run(1, 5.0), run(3, 1.0), run(2, 4.0)]  # of what was measured twice, the last
     assert (found["rounds"], sorted(found["versions"])) == (3, ["numpy", "torch"])
     assert found["data"] == {"784 inputs": "MNIST", "64 inputs": "digits"}
     paths[1].write_text(json.dumps({**other, "threads": {"each": 1}}))
