@@ -139,11 +139,11 @@ class CSVLog:
 
     def _of_others(self, text: bytes) -> bytes:
         """Return the header and the lines of trainings before this one, of a file that has lost lines of this one."""
-        lines = text.splitlines(keepends=True)
+        header, lines = _line(self._columns or ()), text.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()
         numbers = [line.partition(b",")[0] for line in lines[1:]]
-        if lines and not (lines[0] == _line(self._columns or ()) and all(map(bytes.isdigit, numbers))):
+        if not (header.startswith(text[: len(header)]) and all(map(bytes.isdigit, numbers))):  # it may be cut off, too
             self._refuse_other()
         return b"".join(
             lines[:1] + [line for n, line in zip(numbers, lines[1:], strict=True) if int(n) <= self._before]

@@ -1199,7 +1199,8 @@ def test_a_log_is_not_cut_by_a_training_that_never_wrote_it(tmp_path):
     log, other, folder = tmp_path / "log.csv", tmp_path / "other.csv", tmp_path / "run"
     fit(network(), folder, callbacks=CSVLog(log))
     fit(network(seed=1), callbacks=CSVLog(tmp_path / "second.csv"), epochs=5)
-    for text in ("name,mass\n" + "a,1.5\n" * 100, "name,mass\na,1\n", (tmp_path / "second.csv").read_text()):
+    log_of_another = (tmp_path / "second.csv").read_text()
+    for text in ("name,mass\n" + "a,1.5\n" * 100, "name,mass\na,1\n", "no end of a line", log_of_another):
         other.write_text(text)
         model = network()
         before = model.params.copy()
