@@ -131,8 +131,8 @@ import os, sys
 import numpy as np, portnn
 x = np.ones((8, 1))
 def wait(model, history):
-    if os.fork():
-        print("there", flush=True)
+    if not os.fork():
+        print("there", flush=True)  # where what is done after a fork has been done
     os.read(0, 1)
     os._exit(0)
 portnn.fit(portnn.MLP([1, 1]), x, x, loss="mse", checkpoint=sys.argv[1], progress=False, callbacks=wait)

@@ -279,6 +279,7 @@ def in_a_process(program: str, backend: str, *arguments: str) -> list[str]:
     if not sys.platform.startswith("linux"):
         pytest.skip("needs /proc and RLIMIT_AS")
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+    environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)  # glibc keeps nothing larger that was freed, to give it again
     command = [sys.executable, "-c", program, backend, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
