@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import numpy
 
 from portnn.checks import check_count
-from portnn.errors import reason, shown
+from portnn.errors import FormatError, reason, shown
 from portnn.history import History, flat
 from portnn.mlp import MLP
 from portnn.progress import print_line
@@ -24,6 +24,13 @@ from portnn.progress import print_line
 def _numbers(value: Any) -> bool:
     """Whether a callback of the user's wrote down numbers, and not a remark."""
     return all(isinstance(v, numbers.Real) for v in (value if isinstance(value, list) else [value]))
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+NOTHING = _sha256(b"")
 
 
 def _line(row: Sequence[Any]) -> bytes:
@@ -66,15 +73,19 @@ class CSVLog:
         self._keep: int | None = None  # this much of the file, when it is opened
         self._begun, self._before, self._cut, self._bytes = False, 0, False, 0
         self._sum = hashlib.sha256()  # of these bytes
-        self._lost = False  # lines that the checkpoint which was restored had seen
+        self._start: tuple[int, str] = (0, NOTHING)  # bytes that others have written, and their SHA-256
+        self._done = 0  # epochs of the history whose lines are among those
+        self._again = b""  # lines that the file has lost
+        self._history = History()
 
     def on_begin(self, model: MLP, history: History) -> None:
         """Look at the file, and change nothing: OSError, ValueError if it is to go on with other columns."""
         self._begin(len(history.get("loss", ())), history.names)
+        self._history = history
 
     def _begin(self, done: int, names: Sequence[str]) -> None:
         self._columns, self._before, self._cut = None, 0, False
-        self._bytes, self._keep, self._lost, self._sum = 0, None, False, hashlib.sha256()
+        self._bytes, self._keep, self._again, self._sum = 0, None, b"", hashlib.sha256()
         if not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
             raise FileNotFoundError(f"CSVLog: the folder of {shown(self.path)} does not exist; make it first")
         if os.path.isfile(self.path) or os.path.isdir(self.path):  # not a pipe, whose reader would see an end
@@ -86,13 +97,17 @@ class CSVLog:
             self._bytes, self._cut, self._sum = len(whole), whole != text, hashlib.sha256(whole)
             try:
                 lines = list(csv.reader(io.StringIO(whole.decode(), newline="")))
-            except (UnicodeDecodeError, csv.Error) as error:
+                if not lines and not b"epoch,".startswith(text[:6]):  # it may be a header that was cut off
+                    message = "it has no end of a line"
+                    raise ValueError(message)
+            except (ValueError, csv.Error) as error:
                 raise ValueError(
                     f"CSVLog: {shown(self.path)} is no log ({reason(error)}); choose another file, or append=False to "
                     "replace it"
                 ) from None
             if lines:
                 self._go_on(lines, done, names)
+        self._start, self._done = (self._bytes, self._sum.hexdigest()), done
         self._begun = True
 
     def _go_on(self, lines: list[list[str]], done: int, names: Sequence[str]) -> None:
@@ -110,47 +125,50 @@ class CSVLog:
         self._before = int(last) - done
 
     def state(self) -> dict[str, Any]:
-        """Return how long the file is with the epochs so far, its SHA-256 and its columns, for a checkpoint."""
-        known = {"columns": self._columns, "before": self._before}
-        return {"bytes": self._bytes, "sha256": self._sum.hexdigest(), **known}
+        """Return what the file holds with the epochs so far, as lengths, SHA-256 and columns, for a checkpoint."""
+        file = {"bytes": self._bytes, "sha256": self._sum.hexdigest(), "start": list(self._start)}
+        return {**file, "columns": self._columns, "before": self._before, "done": self._done}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on behind these lines; what the file has lost of them is written again, from the history.
 
-        ValueError for a file that holds anything else.
+        FormatError for a file that holds anything else.
         """
-        columns = state["columns"]
+        columns, start = state["columns"], state["start"]
         texts = columns is None or (isinstance(columns, list) and all(isinstance(name, str) for name in columns))
-        counts = all(type(state[name]) is int for name in ("bytes", "before"))
-        if not texts or not counts or state["bytes"] < 0 or not isinstance(state["sha256"], str):
+        pair = isinstance(start, list) and [type(part) for part in start] == [int, str] and start[0] >= 0
+        counts = all(type(state[name]) is int for name in ("bytes", "before", "done"))
+        if not (texts and pair and counts) or state["bytes"] < start[0] or not isinstance(state["sha256"], str):
             raise ValueError(f"CSVLog: this is not the state of a log: {shown(state)}")
-        self._columns, self._before = columns, state["before"]
-        kept = b""
+        self._columns, self._before, self._done = columns, state["before"], state["done"]
+        self._start, known, text, size = (start[0], start[1]), state["bytes"], b"", 0
         if os.path.isfile(self.path):
+            size = os.path.getsize(self.path)
             with open(self.path, "rb") as file:
-                kept = file.read(state["bytes"])
-        self._lost = len(kept) < state["bytes"]
-        if self._lost:
-            kept = self._of_others(kept)
-        elif hashlib.sha256(kept).hexdigest() != state["sha256"]:
+                text = file.read(min(known, size)).rstrip(b"\0")  # what a power cut may leave of a line
+        if known == 0 and self.append and size > 0:  # lines that it is to go on behind, and does not know
             self._refuse_other()
-        self._bytes = self._keep = len(kept)
-        self._sum = hashlib.sha256(kept)
+        self._again = b"" if len(text) == known else self._lost_of(text)
+        if len(text) == known and _sha256(text) != state["sha256"]:
+            self._refuse_other()
+        self._keep = self._bytes = known if len(text) == known else text.rfind(b"\n") + 1
+        self._sum = hashlib.sha256(text[: self._keep])
 
-    def _of_others(self, text: bytes) -> bytes:
-        """Return the header and the lines of trainings before this one, of a file that has lost lines of this one."""
-        header, lines = _line(self._columns or ()), text.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        numbers = [line.partition(b",")[0] for line in lines[1:]]
-        if not (header.startswith(text[: len(header)]) and all(map(bytes.isdigit, numbers))):  # it may be cut off, too
+    def _lost_of(self, text: bytes) -> bytes:
+        """Return the lines that a file which holds this has lost: it must be the beginning of what was written."""
+        if not text:
+            self._start = (0, NOTHING)
+        begin, digest = self._start
+        epochs = range(self._done + 1, len(self._history.get("loss", ())) + 1)
+        lines = [self._columns or ()] if begin == 0 else []
+        lines += [self._values(self._row(self._history, epoch)) for epoch in epochs]
+        own = b"".join(map(_line, lines)) if self._columns else b""
+        if _sha256(text[:begin]) != digest or not own.startswith(text[begin:]):
             self._refuse_other()
-        return b"".join(
-            lines[:1] + [line for n, line in zip(numbers, lines[1:], strict=True) if int(n) <= self._before]
-        )
+        return own[text.rfind(b"\n") + 1 - begin :]
 
     def _refuse_other(self) -> NoReturn:
-        raise ValueError(
+        raise FormatError(
             f"CSVLog: {shown(self.path)} does not hold the lines that the checkpoint knows; name the file that does, "
             "or move this one away"
         )
@@ -175,15 +193,15 @@ class CSVLog:
             self._differ(other[0])
         if first:
             self._open()
-        if self._columns is None or (self._lost and not self._bytes):
+        if self._columns is None:
             self._columns = columns
-            self._write(columns)
-        if self._lost:
-            self._lost = False
-            for epoch in range(1, n):
-                known = self._row(history, epoch)
-                self._write([known.get(name, "") for name in columns])
-        self._write([row.get(name, "") for name in columns])  # nothing where a callback wrote nothing down
+            self._write(_line(columns))
+        self._write(self._again + _line(self._values(row)))
+        self._again = b""
+
+    def _values(self, row: dict[str, Any]) -> list[Any]:
+        """Return what stands in the columns: nothing where a callback wrote nothing down."""
+        return [row.get(name, "") for name in self._columns or ()]
 
     def _row(self, history: History, epoch: int) -> dict[str, Any]:
         """Return what stands in the line of an epoch: of all lists that have one entry for each."""
@@ -197,11 +215,10 @@ class CSVLog:
             file, self._file = self._file, None  # what is closed on a full disk says so once more
             file.close()
 
-    def _write(self, row: Sequence[Any]) -> None:
+    def _write(self, lines: bytes) -> None:
         assert self._file is not None
-        line = _line(row)
         try:
-            self._file.write(line.decode())
+            self._file.write(lines.decode())
             self._file.flush()
         except OSError as error:
             error.filename = self.path  # the system does not say which file had no room
@@ -209,8 +226,8 @@ class CSVLog:
             with contextlib.suppress(OSError):  # of what is still to be written
                 file.close()
             raise
-        self._bytes += len(line)
-        self._sum.update(line)
+        self._bytes += len(lines)
+        self._sum.update(lines)
 
     def _differ(self, name: str) -> None:
         raise ValueError(

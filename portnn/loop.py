@@ -94,7 +94,7 @@ class Loop:
             self.position = self.position._replace(state=state)
         if self.saver is not None:
             if kept is not None:
-                self.saver.restore(kept)
+                self.saver.restore(kept, self.history.epochs)
             self.saver.begin(self.position, self.history)
 
     def _run(self, epochs: int) -> History:

@@ -174,13 +174,20 @@ class Saver:
         self._note(position)
         return position
 
-    def restore(self, kept: Kept) -> None:
-        """Give callbacks and schedules what they remembered; FormatError, and :meth:`put_back`, where one refuses."""
+    def restore(self, kept: Kept, epochs: int) -> None:
+        """Give callbacks and schedules what they remembered; FormatError, and :meth:`put_back`, where one refuses.
+
+        Of a training that is over after so many ``epochs`` nobody writes to the files that callbacks have.
+        """
+        over = kept.record["ended"] or kept.record["epoch"] >= epochs
         self._before = [(schedule, schedule.state()) for schedule in self.rememberers["schedules"]]
         for kind in ("callbacks", "schedules"):
             for thing, state in zip(self.rememberers[kind], unpacked_states(kept.record[kind], kept), strict=True):
                 try:
                     thing.restore(state)
+                except FormatError:  # of a file of its own
+                    if not over:
+                        raise
                 except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
                     raise FormatError(
                         f"fit: {shown(kept.path)} has a state that {type(thing).__name__}.restore refuses "

@@ -539,6 +539,10 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     path.write_bytes(path.read_bytes()[:3])
     fit(model, CSVLog(path, append=True), epochs=1)
     assert [row["epoch"] for row in read(path)] == ["1"]
+    path.write_text("a note, of one line without an end")
+    with pytest.raises(ValueError, match=r"is no log \(it has no end of a line\); choose another file"):
+        fit(model, CSVLog(path, append=True), epochs=1)
+    assert path.read_text() == "a note, of one line without an end"
 
 
 def test_the_csv_file_holds_lists_of_the_users_own_and_what_came_before_a_nan(tmp_path):

@@ -669,6 +669,57 @@ def test_a_log_that_lost_lines_gets_them_again(tmp_path, left):
     assert [float(row["loss"]) for row in rows] == history["loss"]
 
 
+def test_a_log_whose_training_had_written_nothing_is_not_that_of_another(tmp_path):
+    """With append=True, and killed before the end of the first epoch."""
+    folder, other = tmp_path / "run", tmp_path / "other.csv"
+    broken_off("before", 1, lambda: fit(network(), folder, callbacks=CSVLog(tmp_path / "log.csv", append=True)))
+    fit(network(seed=1), callbacks=CSVLog(other))
+    text = other.read_text()
+    with pytest.raises(FormatError, match=r"other\.csv' does not hold the lines that the checkpoint knows"):
+        fit(network(), folder, callbacks=CSVLog(other, append=True))
+    assert other.read_text() == text
+    fit(network(), folder, callbacks=CSVLog(tmp_path / "log.csv", append=True))
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
+
+
+def test_a_training_that_is_over_returns_its_history_whatever_became_of_its_log(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log.csv"
+    expected = fit(network(), folder, callbacks=CSVLog(log))
+    log.write_bytes(log.read_bytes().replace(b"\n", b"\r\n"))
+    text = log.read_bytes()
+    assert fit(network(), folder, callbacks=CSVLog(log)) == expected
+    assert log.read_bytes() == text
+    with pytest.raises(FormatError, match="does not hold the lines"):
+        fit(network(), folder, callbacks=CSVLog(log), epochs=5)
+
+
+def test_a_log_goes_on_twice(tmp_path):
+    """What stood in the file before the first of three trainings is known to the last."""
+    folder, log = tmp_path / "run", tmp_path / "log.csv"
+    fit(network(), callbacks=CSVLog(log), epochs=2)
+    for epochs in (2, 3, 4):
+        fit(network(), folder, callbacks=CSVLog(log, append=True), epochs=epochs)
+        log.write_bytes(log.read_bytes()[:-10] + b"\0" * 5)  # what a power cut may leave
+    text = log.read_bytes()
+    log.write_bytes(b"epoch" + text[6:])
+    with pytest.raises(FormatError, match="does not hold the lines"):
+        fit(network(), folder, callbacks=CSVLog(log), epochs=5)
+    log.write_bytes(text)
+    fit(network(), folder, callbacks=CSVLog(log, append=True), epochs=5)
+    assert [row["epoch"] for row in csv.DictReader(log.read_text().splitlines())] == [*"1234567"]
+
+
+@pytest.mark.parametrize("name", ["bytes", "start"])
+@pytest.mark.parametrize("number", [10**12, 10**30, -1, 0.5])
+def test_a_log_is_not_read_beyond_its_end(tmp_path, name, number):
+    log = CSVLog(tmp_path / "log.csv")
+    fit(network(), tmp_path / "run", callbacks=log)
+    state = log.state()
+    state = {**state, name: number if name == "bytes" else [number, state["start"][1]]}
+    with pytest.raises(ValueError, match=r"does not hold the lines|not the state of a log"):
+        CSVLog(log.path).restore(state)
+
+
 def test_a_log_that_lost_lines_keeps_those_of_another_training(tmp_path):
     log, folder = tmp_path / "log.csv", tmp_path / "run"
     fit(network(), callbacks=CSVLog(log), epochs=2)
@@ -1199,12 +1250,15 @@ def test_a_log_is_not_cut_by_a_training_that_never_wrote_it(tmp_path):
     log, other, folder = tmp_path / "log.csv", tmp_path / "other.csv", tmp_path / "run"
     fit(network(), folder, callbacks=CSVLog(log))
     fit(network(seed=1), callbacks=CSVLog(tmp_path / "second.csv"), epochs=5)
-    log_of_another = (tmp_path / "second.csv").read_text()
-    for text in ("name,mass\n" + "a,1.5\n" * 100, "name,mass\na,1\n", "no end of a line", log_of_another):
+    log_of_another, own = (tmp_path / "second.csv").read_text(), log.read_text().splitlines(keepends=True)
+    shorter = "".join(log_of_another.splitlines(keepends=True)[:3])
+    no_beginning = "".join([own[0], own[2], own[1]])
+    tables = ("name,mass\n" + "a,1.5\n" * 100, "name,mass\na,1\n", "no end of a line")
+    for text in (*tables, log_of_another, shorter, no_beginning):
         other.write_text(text)
         model = network()
         before = model.params.copy()
-        with pytest.raises(FormatError, match=r"does not hold the lines that the checkpoint knows; name the file"):
+        with pytest.raises(FormatError, match=r"^CSVLog: '.*other\.csv' does not hold the lines that the"):
             fit(model, folder, callbacks=CSVLog(other), epochs=5)
         assert other.read_text() == text
         assert_same(model.params, before)
