@@ -71,8 +71,8 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
     try:
         # Mode x gets 0666 less the umask from the kernel (mkstemp: 0600) and never follows a planted link.
         with open(temporary, "xb") as file:
-            if os.path.exists(target):  # who may read it stays as it was
-                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+            if os.path.exists(target):
+                _like(temporary, target)
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
@@ -85,6 +85,17 @@ def atomic_write(path: StrPath, chunks: Iterable[bytes | memoryview]) -> None:
             error.filename = target  # the caller never heard of the temporary name
         raise
     sync_folder(folder)
+
+
+def _like(path: str, target: str) -> None:
+    """Give a new file the group and the mode of the one that it replaces, where the system lets us."""
+    own, theirs = os.stat(path), os.stat(target)
+    with contextlib.suppress(OSError):
+        if own.st_gid != theirs.st_gid and hasattr(os, "chown"):
+            os.chown(path, -1, theirs.st_gid)
+    with contextlib.suppress(OSError):  # such as a share whose files are another user's
+        if stat.S_IMODE(own.st_mode) != stat.S_IMODE(theirs.st_mode):
+            os.chmod(path, stat.S_IMODE(theirs.st_mode))
 
 
 def check_target(path: StrPath) -> str:
@@ -103,6 +114,8 @@ def check_target(path: StrPath) -> str:
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(target)  # its name may be too long
     if os.path.islink(target):  # realpath gives up only on a loop
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
     if os.path.exists(target):

@@ -281,6 +281,31 @@ def test_who_may_read_a_file_stays_as_it_was(tmp_path: Path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.skipif(not hasattr(os, "chown"), reason="files have no groups here")
+def test_the_group_of_a_file_stays_and_what_the_system_refuses_costs_no_save(tmp_path, monkeypatch):
+    path, asked = tmp_path / "x.safetensors", []
+    write_safetensors_file(path, {})
+    path.chmod(0o660)
+    real = os.stat
+
+    def of_others(what: Any, **options: Any) -> Any:
+        found = real(what, **options)
+        if os.fspath(what) != str(path):
+            return found
+        return os.stat_result([*found[:5], found.st_gid + 1, *found[6:]])
+
+    def refuse(*arguments: Any) -> None:
+        asked.append(arguments[1:])
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), arguments[0])
+
+    monkeypatch.setattr(os, "stat", of_others)
+    monkeypatch.setattr(os, "chown", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_safetensors_file(path, {"a": np.ones(1)})
+    assert asked == [(-1, real(tmp_path).st_gid + 1), (0o660,)]
+    assert list(read_safetensors_file(path)[0]) == ["a"]
+
+
 def test_a_folder_that_cannot_be_written_to_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Also where the file itself can be: a new one takes its place. (The superuser may write everywhere.)"""
     (tmp_path / "x").touch()
@@ -289,6 +314,8 @@ def test_a_folder_that_cannot_be_written_to_is_said_beforehand(tmp_path: Path, m
     for name in ("x", "y"):
         with pytest.raises(PermissionError):
             check_target(tmp_path / name)
+    with pytest.raises(OSError, match="too long"):
+        check_target(tmp_path / ("x" * 300))
 
 
 @pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="this system opens no folders")
