@@ -11,6 +11,7 @@ Softmax and sigmoid live inside their losses: the network returns logits.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -237,8 +238,9 @@ def is_ours(pair: Any) -> bool:
     plain = pair.func if isinstance(pair, functools.partial) else pair
     if plain is not pair:
         return is_ours(plain)
-    module, name = (getattr(plain, of, None) or "" for of in ("__module__", "__qualname__"))
-    return module.partition(".")[0] == "portnn" and "<" not in name  # no function within another
+    module, name = (str(getattr(plain, of, None)) for of in ("__module__", "__qualname__"))
+    # A function of the user's may carry the names of one of these, as functools.wraps copies them.
+    return module.partition(".")[0] == "portnn" and getattr(sys.modules.get(module), name, None) is plain
 
 
 def get_loss(spec: Any) -> Loss:

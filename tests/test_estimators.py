@@ -9,6 +9,7 @@ import itertools
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -1177,9 +1178,10 @@ def test_the_history_of_the_last_call_stays():
 
 
 @pytest.mark.filterwarnings("ignore:.*class.*:UserWarning")
-def test_of_one_class_every_answer_is_right():
+@pytest.mark.parametrize("seed", range(4))  # with 1 and 2 outputs are positive, where there is nothing to learn
+def test_of_one_class_every_answer_is_right(seed):
     """Early stopping then keeps scikit-learn's network: all scores are 1, whatever the sign of the output."""
-    a, b = pair("MLPClassifier", early_stopping=True)
+    a, b = pair("MLPClassifier", early_stopping=True, random_state=seed)
     y = np.full(150, "yes")
     a.fit(IRIS, y), b.fit(IRIS, y)
     assert b.validation_scores_ == a.validation_scores_
@@ -1207,6 +1209,26 @@ def test_samples_of_another_dtype_leave_the_network_its_own(first):
         assert {a.dtype.name for a in estimator.coefs_} == {first}
         estimator.set_params(warm_start=True).fit(IRIS.astype(second), LINEAR)
         assert {a.dtype.name for a in estimator.coefs_} == {first}
+
+
+@pytest.mark.parametrize("first", ["float32", "float64"])
+def test_weights_of_another_dtype_leave_the_network_its_own(first):
+    second = {"float32": "float64", "float64": "float32"}[first]
+    x = IRIS.astype(first)
+    estimator = ours.MLPRegressor(hidden_layer_sizes=(6,), random_state=0, max_iter=8).fit(x, LINEAR)
+    estimator.coefs_[0] = estimator.coefs_[0].astype(second)
+    assert {a.dtype.name for a in estimator.partial_fit(x, LINEAR).coefs_} == {first}
+
+
+def test_the_best_network_of_an_earlier_fit_is_forgotten(monkeypatch):
+    """Early stopping, none, and again, interrupted in the first epoch: the steps in between are not lost."""
+    estimator = few(warm_start=True, early_stopping=True).fit(IRIS, SPECIES)
+    estimator.set_params(early_stopping=False, max_iter=20).fit(IRIS, SPECIES)
+    before = estimator.coefs_[0].copy()
+    monkeypatch.setattr(portnn.loop.Loop, "_finish", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.warns(UserWarning, match="interrupted"):
+        estimator.set_params(early_stopping=True).fit(IRIS, SPECIES)
+    assert_same(estimator.coefs_[0], before)
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])

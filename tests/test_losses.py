@@ -1,6 +1,6 @@
 """The losses against torch.nn.functional, means and weights against their definition, far logits against the truth."""
 
-from functools import partial
+from functools import partial, wraps
 
 import numpy as np
 import pytest
@@ -450,7 +450,8 @@ def coupled(y, t):
 
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["", "weights"])
-def test_a_pullback_of_ones_own_is_handed_one_number_per_sample(library, members, weight):
+@pytest.mark.parametrize("loss", [coupled, wraps(portnn.losses.mse)(lambda y, t: coupled(y, t))], ids=["", "named mse"])
+def test_a_pullback_of_ones_own_is_handed_one_number_per_sample(library, members, weight, loss):
     """Against central differences of the weighted mean that is minimized."""
     model = portnn.MLP([3, 2], dtype="float64", members=members, seed=4, **library.where)
     x, t = np.random.default_rng(0).normal(size=(N, 3)), np.zeros((N, 2))
@@ -469,7 +470,7 @@ def test_a_pullback_of_ones_own_is_handed_one_number_per_sample(library, members
         step = np.zeros_like(start)
         step[i] = tolerances.STEP
         expected[i] = (value(start + step) - value(start - step)) / (2.0 * tolerances.STEP)
-    grad = model.loss_and_grad(library.make(x), library.make(t), loss=coupled, sample_weight=weight)[1]
+    grad = model.loss_and_grad(library.make(x), library.make(t), loss=loss, sample_weight=weight)[1]
     assert_within(library.to_numpy(grad), expected, tolerances.central_difference(value(start)))
 
 

@@ -88,7 +88,8 @@ class Perceptron(Parameters):
         loss, ending, n_outputs = self._chosen_loss()
         sizes = [x.shape[1], *hidden, n_outputs]
         self._random_state = check_random_state(self.random_state)
-        kind = str(x.dtype if first else self.coefs_[0].dtype)  # a network that goes on keeps its own
+        model = None if first else vars(self).get("_model")  # a network that goes on keeps its dtype
+        kind = str(x.dtype if first else self.coefs_[0].dtype) if model is None else model.dtype
         narrow = "float32" in kind or "float64" not in self._place(space).dtypes()
         dtype = self.dtype or ("float32" if narrow else "float64")
         if first:

@@ -164,6 +164,7 @@ def _begin(e: Any, scored: bool) -> None:
     """Make the records that parameters call for which were set after the last fit, and end those they do not."""
     if not scored and not e.early_stopping:
         e.validation_scores_ = e.best_validation_score_ = None
+        vars(e).pop("_best", None)
     for name, there, start in (
         ("loss_curve_", True, []),
         ("_no_improvement_count", True, 0),
