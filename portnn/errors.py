@@ -12,6 +12,10 @@ class FormatError(ValueError):
     """A file is not what it claims to be; the message says where and why. Nothing of it has been used."""
 
 
+class OtherFile(FormatError):
+    """A file that a callback is to go on with is not the one that it wrote."""
+
+
 class NonFiniteError(FloatingPointError):
     """A NaN or an infinity arose: in the training, or in outputs of :func:`portnn.predict` and :func:`portnn.evaluate`.
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import numpy
 
 from portnn.checks import check_count
-from portnn.errors import FormatError, reason, shown
+from portnn.errors import OtherFile, reason, shown
 from portnn.history import History, flat
 from portnn.mlp import MLP
 from portnn.progress import print_line
@@ -126,8 +126,11 @@ class CSVLog:
 
     def state(self) -> dict[str, Any]:
         """Return what the file holds with the epochs so far, as lengths, SHA-256 and columns, for a checkpoint."""
-        file = {"bytes": self._bytes, "sha256": self._sum.hexdigest(), "start": list(self._start)}
-        return {**file, "columns": self._columns, "before": self._before, "done": self._done}
+        whole = self._sum.copy()
+        whole.update(self._again)  # lines that are still to be written again
+        file = {"bytes": self._bytes + len(self._again), "sha256": whole.hexdigest(), "start": list(self._start)}
+        known = {"columns": self._columns, "before": self._before, "done": self._done}
+        return {**file, **known, "path": os.path.abspath(self.path)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on behind these lines; what the file has lost of them is written again, from the history.
@@ -138,7 +141,8 @@ class CSVLog:
         texts = columns is None or (isinstance(columns, list) and all(isinstance(name, str) for name in columns))
         pair = isinstance(start, list) and [type(part) for part in start] == [int, str] and start[0] >= 0
         counts = all(type(state[name]) is int for name in ("bytes", "before", "done"))
-        if not (texts and pair and counts) or state["bytes"] < start[0] or not isinstance(state["sha256"], str):
+        counts = counts and all(isinstance(state[name], str) for name in ("sha256", "path"))
+        if not (texts and pair and counts) or state["bytes"] < start[0]:
             raise ValueError(f"CSVLog: this is not the state of a log: {shown(state)}")
         self._columns, self._before, self._done = columns, state["before"], state["done"]
         self._start, known, text, size = (start[0], start[1]), state["bytes"], b"", 0
@@ -146,7 +150,8 @@ class CSVLog:
             size = os.path.getsize(self.path)
             with open(self.path, "rb") as file:
                 text = file.read(min(known, size)).rstrip(b"\0")  # what a power cut may leave of a line
-        if known == 0 and self.append and size > 0:  # lines that it is to go on behind, and does not know
+        # What stands there may be lines of an epoch that was broken off before it was saved, but in this file only.
+        if known == 0 and self.append and size > 0 and state["path"] != os.path.abspath(self.path):
             self._refuse_other()
         self._again = b"" if len(text) == known else self._lost_of(text)
         if len(text) == known and _sha256(text) != state["sha256"]:
@@ -160,15 +165,15 @@ class CSVLog:
             self._start = (0, NOTHING)
         begin, digest = self._start
         epochs = range(self._done + 1, len(self._history.get("loss", ())) + 1)
-        lines = [self._columns or ()] if begin == 0 else []
-        lines += [self._values(self._row(self._history, epoch)) for epoch in epochs]
-        own = b"".join(map(_line, lines)) if self._columns else b""
+        rows = [self._columns or ()] if begin == 0 else []
+        rows += [self._values(self._row(self._history, epoch)) for epoch in epochs]
+        own = b"".join(map(_line, rows)) if self._columns else b""
         if _sha256(text[:begin]) != digest or not own.startswith(text[begin:]):
             self._refuse_other()
         return own[text.rfind(b"\n") + 1 - begin :]
 
     def _refuse_other(self) -> NoReturn:
-        raise FormatError(
+        raise OtherFile(
             f"CSVLog: {shown(self.path)} does not hold the lines that the checkpoint knows; name the file that does, "
             "or move this one away"
         )
@@ -206,7 +211,10 @@ class CSVLog:
     def _row(self, history: History, epoch: int) -> dict[str, Any]:
         """Return what stands in the line of an epoch: of all lists that have one entry for each."""
         n = len(history["loss"])
-        return {"epoch": self._before + epoch, **flat({k: v[epoch - 1] for k, v in history.items() if len(v) == n})}
+        entry = {k: v[epoch - 1] for k, v in history.items() if len(v) == n}
+        # As a checkpoint gives them back, which may have to write the line again.
+        entry = {k: v.item() if isinstance(v, numpy.generic) else v for k, v in entry.items()}
+        return {"epoch": self._before + epoch, **flat(entry)}
 
     def on_end(self, model: MLP, history: History) -> None:
         """Close the file."""

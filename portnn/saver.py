@@ -27,7 +27,7 @@ from portnn.checkpoint_record import (
 )
 from portnn.checkpoints import Checkpoints
 from portnn.diagnosis import watched
-from portnn.errors import FormatError, NonFiniteError, reason, shown
+from portnn.errors import FormatError, NonFiniteError, OtherFile, reason, shown
 from portnn.files import alone, make_folder, naming, remove_leftovers
 from portnn.fingerprint import check_same
 from portnn.history import History
@@ -185,7 +185,7 @@ class Saver:
             for thing, state in zip(self.rememberers[kind], unpacked_states(kept.record[kind], kept), strict=True):
                 try:
                     thing.restore(state)
-                except FormatError:  # of a file of its own
+                except OtherFile:
                     if not over:
                         raise
                 except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:

@@ -682,6 +682,84 @@ def test_a_log_whose_training_had_written_nothing_is_not_that_of_another(tmp_pat
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("before", [None, "epoch,lo"])
+def test_a_log_that_was_broken_off_in_its_first_epoch_goes_on(tmp_path, monkeypatch, before):
+    """Its line is written, and the save behind it is not; or another run had left a header that was cut off."""
+    log = CSVLog(tmp_path / "log.csv", append=True)
+    if before is not None:
+        (tmp_path / "log.csv").write_text(before)
+    real = Saver.save
+
+    def save(self: Saver, position: Any, history: Any) -> None:
+        if position.epoch == 1 and position.row == 0:
+            raise PowerCut
+        real(self, position, history)
+
+    monkeypatch.setattr(Saver, "save", save)
+    with pytest.raises(PowerCut):
+        fit(network(), tmp_path / "run", callbacks=log)
+    monkeypatch.setattr(Saver, "save", real)
+    history = fit(network(), tmp_path / "run", callbacks=CSVLog(tmp_path / "log.csv", append=True))
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["loss"]) for row in rows] == history["loss"]
+
+
+@pytest.mark.parametrize("left", [None, 60])
+def test_lines_that_were_lost_are_not_forgotten_by_another_break(tmp_path, monkeypatch, left):
+    """Between the resume that finds it out and the next line."""
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    fit(network(), folder, callbacks=CSVLog(log))
+    text = log.read_bytes()
+    log.unlink()
+    if left is not None:
+        log.write_bytes(text[:left])
+    with monkeypatch.context() as patch:
+        patch.setattr(portnn.loop.Loop, "_finish", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert fit(network(), folder, callbacks=CSVLog(log), epochs=5).interrupted
+    history = fit(network(), folder, callbacks=CSVLog(log), epochs=5)
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == [*"12345"]
+    assert [float(row["loss"]) for row in rows] == history["loss"]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "a text"])
+def test_lost_lines_of_a_callback_of_ones_own(tmp_path, kind):
+    """Whose entries come back from a checkpoint as Python's numbers."""
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+
+    def own(model: MLP, history: History) -> None:
+        n = len(history["loss"])
+        value = f"{n},\nsecond line" if kind == "a text" else np.dtype(kind).type(0.1 * n)
+        history.setdefault("own", []).append(value)
+
+    fit(network(), folder, callbacks=[own, CSVLog(log)])
+    log.write_bytes(log.read_bytes()[:-8])
+    history = fit(network(), folder, callbacks=[own, CSVLog(log)], epochs=5)
+    rows = list(csv.DictReader(log.read_text().splitlines(keepends=True)))
+    assert [row["epoch"] for row in rows] == [*"12345"]
+    assert [float(row["loss"]) for row in rows] == history["loss"]
+
+
+def test_what_a_callback_of_ones_own_refuses_is_said(tmp_path):
+    """A FormatError of a file of the user's is not that of a log."""
+
+    class Refuses:
+        def __call__(self, model: MLP, history: History) -> None: ...
+
+        def state(self) -> dict[str, Any]:
+            return {}
+
+        def restore(self, state: dict[str, Any]) -> None:
+            message = "my net.safetensors is damaged"
+            raise FormatError(message)
+
+    fit(network(), tmp_path / "run", callbacks=Refuses())
+    for epochs in (3, 5):
+        with pytest.raises(FormatError, match=r"has a state that Refuses\.restore refuses .*my net\.safetensors"):
+            fit(network(), tmp_path / "run", callbacks=Refuses(), epochs=epochs)
+
+
 def test_a_training_that_is_over_returns_its_history_whatever_became_of_its_log(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log.csv"
     expected = fit(network(), folder, callbacks=CSVLog(log))
