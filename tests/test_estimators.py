@@ -1231,6 +1231,18 @@ def test_the_best_network_of_an_earlier_fit_is_forgotten(monkeypatch):
     assert_same(estimator.coefs_[0], before)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_an_earlier_kind_of_fit_scored_best_does_not_come_back(seed):
+    """Early stopping, then only scores, then early stopping again: the first network is not the best of all."""
+    held_out = IRIS[::3], SPECIES[::3]
+    estimator = few(warm_start=True, early_stopping=True, max_iter=1, random_state=seed, validation_data=held_out)
+    first = estimator.fit(IRIS, SPECIES).coefs_[0].copy()
+    estimator.set_params(early_stopping=False, max_iter=60).fit(IRIS, SPECIES)
+    estimator.set_params(early_stopping=True, max_iter=1).fit(IRIS, SPECIES)
+    assert (estimator.coefs_[0] != first).all()
+    assert estimator.best_validation_score_ == estimator.score(*held_out)
+
+
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_a_sample_of_weight_0_may_have_an_infinite_loss(solver):
     """With scikit-learn's losses as with portnn's: as if it were not there."""

@@ -162,9 +162,12 @@ def _compiled(e: Any, model: MLP, steps: int) -> Any:
 
 def _begin(e: Any, scored: bool) -> None:
     """Make the records that parameters call for which were set after the last fit, and end those they do not."""
+    if not e.early_stopping:
+        vars(e).pop("_best", None)
     if not scored and not e.early_stopping:
         e.validation_scores_ = e.best_validation_score_ = None
-        vars(e).pop("_best", None)
+    if e.early_stopping and "_best" not in vars(e):  # what an earlier kind of fit scored best is no network any more
+        e.best_validation_score_ = None
     for name, there, start in (
         ("loss_curve_", True, []),
         ("_no_improvement_count", True, 0),
