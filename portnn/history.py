@@ -54,7 +54,7 @@ class History(dict[str, list[Any]]):
         {'loss': [0.5, 0.25], 'f1': [0.5, [1.0, 1.0]]}
 
         """
-        return {name: [_plain(value) for value in values] for name, values in self.items()}
+        return {name: [plain(value) for value in values] for name, values in self.items()}
 
     def copy(self) -> History:
         """Return a History with the same lists, as ``dict.copy`` does."""
@@ -103,12 +103,19 @@ class History(dict[str, list[Any]]):
         return figure
 
 
-def _plain(value: Any) -> Any:
-    """Return numbers and arrays, in lists too, as Python's; all else as it is."""
+def plain(value: Any) -> Any:
+    """Return numbers and arrays, in lists and tuples too, as Python's, NumPy's dates as texts; all else as it is.
+
+    Examples
+    --------
+    >>> plain((numpy.float32(0.5), numpy.datetime64("2026-11-22", "ns"), "a remark"))
+    [0.5, '2026-11-22T00:00:00.000000000', 'a remark']
+
+    """
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, numpy.generic | numpy.ndarray):
-        return value.tolist()
+        return value.astype(str).tolist() if value.dtype.kind in "mM" else value.tolist()
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return get_backend(value).to_numpy(value).tolist()
     return value

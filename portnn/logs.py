@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import numbers
 import os
 import sys
@@ -16,7 +17,7 @@ import numpy
 
 from portnn.checks import check_count
 from portnn.errors import OtherFile, reason, shown
-from portnn.history import History, flat
+from portnn.history import History, flat, plain
 from portnn.mlp import MLP
 from portnn.progress import print_line
 
@@ -129,8 +130,7 @@ class CSVLog:
         whole = self._sum.copy()
         whole.update(self._again)  # lines that are still to be written again
         file = {"bytes": self._bytes + len(self._again), "sha256": whole.hexdigest(), "start": list(self._start)}
-        known = {"columns": self._columns, "before": self._before, "done": self._done}
-        return {**file, **known, "path": os.path.abspath(self.path)}
+        return {**file, "columns": self._columns, "before": self._before, "done": self._done}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on behind these lines; what the file has lost of them is written again, from the history.
@@ -141,7 +141,7 @@ class CSVLog:
         texts = columns is None or (isinstance(columns, list) and all(isinstance(name, str) for name in columns))
         pair = isinstance(start, list) and [type(part) for part in start] == [int, str] and start[0] >= 0
         counts = all(type(state[name]) is int for name in ("bytes", "before", "done"))
-        counts = counts and all(isinstance(state[name], str) for name in ("sha256", "path"))
+        counts = counts and isinstance(state["sha256"], str)
         if not (texts and pair and counts) or state["bytes"] < start[0]:
             raise ValueError(f"CSVLog: this is not the state of a log: {shown(state)}")
         self._columns, self._before, self._done = columns, state["before"], state["done"]
@@ -150,8 +150,7 @@ class CSVLog:
             size = os.path.getsize(self.path)
             with open(self.path, "rb") as file:
                 text = file.read(min(known, size)).rstrip(b"\0")  # what a power cut may leave of a line
-        # What stands there may be lines of an epoch that was broken off before it was saved, but in this file only.
-        if known == 0 and self.append and size > 0 and state["path"] != os.path.abspath(self.path):
+        if known == 0 and self.append and not self._is_of_one_epoch():
             self._refuse_other()
         self._again = b"" if len(text) == known else self._lost_of(text)
         if len(text) == known and _sha256(text) != state["sha256"]:
@@ -171,6 +170,18 @@ class CSVLog:
         if _sha256(text[:begin]) != digest or not own.startswith(text[begin:]):
             self._refuse_other()
         return own[text.rfind(b"\n") + 1 - begin :]
+
+    def _is_of_one_epoch(self) -> bool:
+        """Whether a file holds at most what an epoch that was broken off before its save had written: it is made anew.
+
+        That is the columns and one line. More are of another run.
+        """
+        if not os.path.isfile(self.path):
+            return True
+        with open(self.path, encoding="utf-8", errors="replace", newline="") as file:
+            lines = list(itertools.islice(csv.reader(file), 3))
+        epoch = str(self._before + self._done + 1)
+        return len(lines) < 2 or (len(lines) == 2 and epoch.startswith(lines[1][0] if lines[1] else ""))
 
     def _refuse_other(self) -> NoReturn:
         raise OtherFile(
@@ -212,9 +223,8 @@ class CSVLog:
         """Return what stands in the line of an epoch: of all lists that have one entry for each."""
         n = len(history["loss"])
         entry = {k: v[epoch - 1] for k, v in history.items() if len(v) == n}
-        # As a checkpoint gives them back, which may have to write the line again.
-        entry = {k: v.item() if isinstance(v, numpy.generic) else v for k, v in entry.items()}
-        return {"epoch": self._before + epoch, **flat(entry)}
+        # As a checkpoint gives them back, from which the line may have to be written again.
+        return {"epoch": self._before + epoch, **flat({k: plain(v) for k, v in entry.items()})}
 
     def on_end(self, model: MLP, history: History) -> None:
         """Close the file."""

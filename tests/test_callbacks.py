@@ -560,6 +560,20 @@ def test_the_csv_file_holds_lists_of_the_users_own_and_what_came_before_a_nan(tm
     assert [row["mine"] for row in read(path)] == ["1", "2"]
 
 
+def test_the_csv_file_has_dates_as_texts_and_a_column_for_each_of_a_tuple(tmp_path):
+    def mine(_: MLP, history: History) -> None:
+        history.setdefault("when", []).append(np.datetime64("2026-11-22T10:30", "ns"))
+        history.setdefault("took", []).append(np.timedelta64(90, "s"))
+        history.setdefault("pair", []).append((1, np.float32(0.1)))
+
+    history = fit(network(), mine, CSVLog(tmp_path / "log.csv"), epochs=2)
+    rows = read(tmp_path / "log.csv")
+    assert [row["when"] for row in rows] == ["2026-11-22T10:30:00.000000000"] * 2
+    assert [(row["took"], row["pair[0]"]) for row in rows] == [("90 seconds", "1")] * 2
+    assert [np.float32(row["pair[1]"]) for row in rows] == [np.float32(0.1)] * 2
+    assert json.loads(json.dumps(history.to_dict()))["when"] == ["2026-11-22T10:30:00.000000000"] * 2
+
+
 def test_the_csv_file_leaves_out_what_was_not_written_down(tmp_path):
     path = tmp_path / "log.csv"
 

@@ -705,6 +705,17 @@ def test_a_log_that_was_broken_off_in_its_first_epoch_goes_on(tmp_path, monkeypa
     assert [float(row["loss"]) for row in rows] == history["loss"]
 
 
+def test_a_log_that_another_run_has_written_since_is_not_emptied(tmp_path):
+    """Both have the same columns and the same file; the training had written nothing to it."""
+    log, folder = tmp_path / "log.csv", tmp_path / "run"
+    broken_off("before", 1, lambda: fit(network(), folder, callbacks=CSVLog(log, append=True)))
+    fit(network(seed=1), callbacks=CSVLog(log))
+    text = log.read_text()
+    with pytest.raises(FormatError, match=r"log\.csv' does not hold the lines that the checkpoint knows"):
+        fit(network(), folder, callbacks=CSVLog(log, append=True))
+    assert log.read_text() == text
+
+
 @pytest.mark.parametrize("left", [None, 60])
 def test_lines_that_were_lost_are_not_forgotten_by_another_break(tmp_path, monkeypatch, left):
     """Between the resume that finds it out and the next line."""
@@ -723,14 +734,15 @@ def test_lines_that_were_lost_are_not_forgotten_by_another_break(tmp_path, monke
     assert [float(row["loss"]) for row in rows] == history["loss"]
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "a text"])
+@pytest.mark.parametrize("kind", ["float32", "float16", "a text", "a pair"])
 def test_lost_lines_of_a_callback_of_ones_own(tmp_path, kind):
     """Whose entries come back from a checkpoint as Python's numbers."""
     log, folder = tmp_path / "log.csv", tmp_path / "run"
 
     def own(model: MLP, history: History) -> None:
         n = len(history["loss"])
-        value = f"{n},\nsecond line" if kind == "a text" else np.dtype(kind).type(0.1 * n)
+        texts = {"a text": f"{n},\nsecond line", "a pair": (n, 0.1)}
+        value = texts[kind] if kind in texts else np.dtype(kind).type(0.1 * n)
         history.setdefault("own", []).append(value)
 
     fit(network(), folder, callbacks=[own, CSVLog(log)])

@@ -850,6 +850,15 @@ def test_parameters_may_be_set_between_fits(change):
         assert len(model.loss_curve_) >= 1
 
 
+def test_the_best_network_of_early_stopping_does_not_outlive_another_solver():
+    model = few(early_stopping=True, warm_start=True, random_state=0, max_iter=4).fit(IRIS, SPECIES)
+    first, model.best_validation_score_ = model.coefs_[0].copy(), 2.0  # which no other network reaches
+    model.set_params(solver="lbfgs", early_stopping=False, max_iter=30).fit(IRIS, SPECIES)
+    of_lbfgs = model.coefs_[0].copy()
+    model.set_params(solver="adam", early_stopping=True, max_iter=2, learning_rate_init=1e-5).fit(IRIS, SPECIES)
+    assert abs(model.coefs_[0] - of_lbfgs).max() < abs(model.coefs_[0] - first).max()
+
+
 def test_a_callback_that_fails_changes_no_learning_rate():
     def fails(model, history):
         raise RuntimeError

@@ -57,7 +57,8 @@ def minimize(estimator: Any, model: MLP, problem: Problem) -> MLP:
     start = wide.backend.to_numpy(wide.params).astype("float64")
     options = {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
     found = scipy.optimize.minimize(looked_at, start, jac=True, method="L-BFGS-B", options=options, callback=after)
-    e.__dict__.pop("history_", None)  # of another solver: here are no epochs
+    for name in ("history_", "_best"):  # of another solver: here are no epochs, and nothing is scored
+        vars(e).pop(name, None)
     e.n_iter_ = min(int(found.nit), e.max_iter)
     if not (numpy.isfinite(found.x).all() and numpy.isfinite(found.fun)):
         error = _cause(wide, problem, broken)
