@@ -5,6 +5,7 @@
     python examples/mnist.py --hidden 512 512 --dropout 0.2 --optimizer adam --schedule cosine --epochs 20
     python examples/mnist.py --backend torch --hidden 256 128 --epochs 15 --save digits.safetensors --plot pictures
     python examples/mnist.py --checkpoint run --resume     (again: goes on where the last one was killed)
+    mpiexec -n 4 python -m mpi4py examples/mnist.py --distributed     (four processes, each with a part of every batch)
 
 Only the two lines that build the network and fit it are the training; the rest asks, prints and writes.
 """
@@ -34,7 +35,13 @@ BACKENDS = ("numpy", "cupy", "torch", "jax", "array_api_strict")
 def main() -> int:
     """Ask, load, train, and say how it went."""
     args = parse()
-    say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, flush=True))
+    comm = portnn.distributed.world() if args.distributed else None
+    first = comm is None or comm.Get_rank() == 0  # which alone prints and writes
+    if comm is not None:
+        args.device = own_device(args, comm)
+    say = (lambda *lines: print(*lines, flush=True)) if first and not args.quiet else (lambda *lines: None)
+    if not first:
+        args.save = args.report = args.plot = None
     preset = configure(args)
     if args.backend == "jax" and preset.precision == "float64":
         os.environ.setdefault("JAX_ENABLE_X64", "1")  # must be there before JAX is imported
@@ -76,8 +83,11 @@ def main() -> int:
     optimizer = preset.make_optimizer(steps)
     say(
         f"training  {preset.optimizer}, learning rate {optimizer.rate(0):g} ({preset.schedule}), batch "
-        f"{preset.batch_size}, {preset.epochs} epoch{'s' * (preset.epochs > 1)}, seed {args.seed}, {preset.precision}\n"
+        f"{preset.batch_size}, {preset.epochs} epoch{'s' * (preset.epochs > 1)}, seed {args.seed}, {preset.precision}"
     )
+    if comm is not None:
+        say(f"ranks     {comm.Get_size()}, which share every batch")
+    say()
 
     train, test = (x_train, t_train), (x_test, t_test)
     before = {"train": score(say, "training data", model, train), "test": score(say, "test data", model, test)}
@@ -97,6 +107,7 @@ def main() -> int:
         checkpoint=args.checkpoint,
         resume=args.resume,
         progress=not args.quiet,
+        comm=comm,
     )
     wall = time.perf_counter() - began
     if history.interrupted:
@@ -188,11 +199,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", metavar="FILE.json", help="write everything that was measured")
     parser.add_argument("--checkpoint", metavar="DIR", help="save the training after every epoch and every minute")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    parser.add_argument("--distributed", action="store_true", help="on the ranks that mpiexec started, see above")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     if args.resume and not args.checkpoint:
         parser.error("--resume wants to know where from: give --checkpoint DIR")
     return args
+
+
+def own_device(args: argparse.Namespace, comm: Any) -> str | None:
+    """Return the GPU of this rank where GPUs are asked for: the ranks of a machine take them in turns."""
+    if args.backend != "cupy" and args.device != "cuda":
+        return args.device
+    gpus = [name for name in portnn.backends.get_backend(args.backend).devices() if name.startswith("cuda")]
+    return gpus[portnn.distributed.local_rank(comm) % len(gpus)] if gpus else args.device
 
 
 def configure(args: argparse.Namespace) -> Preset:

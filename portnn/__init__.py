@@ -9,6 +9,7 @@ from portnn import (
     backends,
     callbacks,
     datasets,
+    distributed,
     exchange,
     initializers,
     losses,
@@ -20,17 +21,19 @@ from portnn import (
     testing,
 )
 from portnn.checkpoints import Checkpoints, load_checkpoint
-from portnn.errors import BackendError, FormatError, NonFiniteError
+from portnn.errors import BackendError, FormatError, NonFiniteError, RankError
 from portnn.evaluation import ensemble_predict, evaluate, predict
 from portnn.history import History
 from portnn.hosts import scipy_objective, scipy_residuals
 from portnn.mlp import MLP
-from portnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from portnn.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, RMSprop
 from portnn.scaling import Rescale, Standardize
 from portnn.training import fit
 
 __version__ = "0.1.0"
 __all__ = [
+    "LAMB",
+    "LARS",
     "MLP",
     "SGD",
     "Adagrad",
@@ -42,6 +45,7 @@ __all__ = [
     "History",
     "NonFiniteError",
     "RMSprop",
+    "RankError",
     "Rescale",
     "Standardize",
     "activations",
@@ -49,6 +53,7 @@ __all__ = [
     "backends",
     "callbacks",
     "datasets",
+    "distributed",
     "ensemble_predict",
     "evaluate",
     "exchange",

@@ -15,7 +15,7 @@ import warnings
 
 from portnn import model_file, storage
 from portnn.checkpoint_record import FORMAT, STANDING, Kept, check
-from portnn.errors import FormatError, shown
+from portnn.errors import FormatError, caller, shown
 from portnn.files import naming
 from portnn.json_text import parse_json
 
@@ -65,7 +65,7 @@ def read(path: str, who: str) -> Kept:
         return kept
 
 
-def newest(folder: str, who: str, stacklevel: int = 3) -> tuple[Kept | None, list[str]]:
+def newest(folder: str, who: str) -> tuple[Kept | None, list[str]]:
     """Return the newest valid checkpoint in a folder, and the paths of newer ones that are not, with a warning.
 
     None if there is none at all; FormatError if none is valid.
@@ -75,14 +75,14 @@ def newest(folder: str, who: str, stacklevel: int = 3) -> tuple[Kept | None, lis
         try:
             kept = read(path, who)
         except FileNotFoundError:  # another process has just written a newer one
-            return newest(folder, who, stacklevel + 1)
+            return newest(folder, who)
         except (FormatError, OSError) as error:  # a disk that cannot read it is a reason to go back, too
             bad[path] = str(error)
             continue
         if bad:
             why = next(iter(bad.values())).removeprefix(f"{who}: ")
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-            warnings.warn(f"{who}: going back to {shown(path)}, since {why}{more}", stacklevel=stacklevel)
+            warnings.warn(f"{who}: going back to {shown(path)}, since {why}{more}", stacklevel=caller())
         return kept, list(bad)
     if bad:
         why = next(iter(bad.values())).removeprefix(f"{who}: ")

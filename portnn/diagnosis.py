@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from portnn.backends import Array, Backend, namespace
-from portnn.backends.base import Batch, Metrics, Rows, State, batch_at
+from portnn.backends.base import Batch, Metrics, Rows, State
 from portnn.errors import NonFiniteError
 from portnn.feed import Feed
+from portnn.group import ALONE, Group
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
 from portnn.pure import Pure
@@ -58,13 +59,19 @@ class Fault(NamedTuple):
     place: Place
     members: tuple[int, ...]
 
-    def error(self, epoch: int, batch: int, numbers: numpy.ndarray, optimizer: Any, update: int) -> NonFiniteError:
-        """Return what is to be raised. ``numbers`` are what the caller calls the samples of the chunk.
+    def numbers(self, of_chunk: numpy.ndarray) -> numpy.ndarray | None:
+        """Return what the caller calls the samples that are not finite, given that of all of the chunk."""
+        place = self.place
+        return None if place.rows is None else of_chunk[self.step * place.n + place.rows]
+
+    def error(
+        self, epoch: int, batch: int, numbers: numpy.ndarray | None, size: int, optimizer: Any, update: int
+    ) -> NonFiniteError:
+        """Return what is to be raised. ``numbers`` are those of the samples, of ``size``, that are not finite.
 
         ``epoch``, the ``batch`` that the chunk begins with, and the ``update`` at fault are counted from 0.
         """
-        place, at = self.place, batch + self.step + 1
-        off = numbers[self.step * place.n + place.rows] if place.rows is not None else ()
+        place, at, off = self.place._replace(n=size), batch + self.step + 1, () if numbers is None else numbers
         cure = CURE if place.rows is None or len(off) == place.n else f"look at these samples, {CURE}"
         if place.array == "x":
             cure = "it was changed after fit had looked at it; hand in a copy"
@@ -88,24 +95,27 @@ def first_fault(
     steps: int,
     size: int,
     names: Sequence[str],
+    totals: Sequence[float] = (),
+    group: Group = ALONE,
 ) -> Fault:
     """Run a chunk again, a step at a time, and return the first step after which something is not finite.
 
-    ``chunks`` is the :class:`portnn.step.Chunks` that ran it: a step is compiled if it was then.
+    ``chunks`` is the :class:`portnn.step.Chunks` that ran it: a step is compiled if it was then. The ranks of a group
+    do so together; the place is that on the first of them where it is known.
     """
     seen, before = numpy.zeros(()), state
     for k in range(steps):
-        after, metrics = chunks.one(k, size, state, chunk, rows)
+        after, metrics = chunks.one(k, size, state, chunk, rows, totals)
         total, finite = read_back(model.backend, metrics, [after[name] for name in names])
-        if not finite:
+        if not all(group.gathered(finite)):
             kept = {name: after[name] for name in names}
             members: tuple[int, ...] = ()
             if model.members is not None:
                 bad = [~numpy.isfinite(total["loss"])] + [_off_by_member(model, a) for a in kept.values()]
-                members = members_off(~numpy.stack(bad, axis=-1))
-            batch = batch_at(chunk, k * size, (k + 1) * size)
-            return Fault(k, state, _place(model, chunks.step, state, kept, batch, members), members)
-        before, state, seen = state, after, seen + total["loss"]
+                off = numpy.logical_or.reduce(group.gathered(numpy.stack(bad, axis=-1)))
+                members = members_off(~off)
+            return Fault(k, state, _place(model, chunks, k, size, state, kept, chunk, members), members)
+        before, state, seen = state, after, seen + sum(group.gathered(total["loss"]))
     overflow = f"the sum of the losses of {steps * size} samples is"
     place = Place("loss", words=overflow if (abs(seen) > _largest(model)).any() else "some value is")
     return Fault(steps - 1, before, place, ())
@@ -123,16 +133,37 @@ def _off_by_member(model: MLP, a: Array) -> numpy.ndarray:
     return off if n == model.members else numpy.zeros(model.members or 0, dtype=bool)
 
 
-def _place(model: MLP, step: Any, before: State, after: State, batch: Batch, members: tuple[int, ...]) -> Place:
-    """Return the first array of a step that is not finite, in the first of some members."""
-    member = members[0] if members else None
-    watch = Watch(model.backend, model.layers, member)
-    watch("x", None, batch["x"])
-    if watch.place is None:
-        step.shown(before, batch, watch)
-    n = batch["x"].shape[0]
-    overflow = Place("loss", words=f"the sum of the losses of {n} samples is")
-    return watch.place or stored(model.backend, model.layers, after, member) or overflow
+def _place(
+    model: MLP,
+    chunks: Any,
+    k: int,
+    size: int,
+    before: State,
+    after: State,
+    chunk: dict[str, Rows],
+    members: tuple[int, ...],
+) -> Place:
+    """Return the first array of a step that is not finite, in the first of some members.
+
+    Where a batch is computed in parts, that of the first part in which there is one, in all of them.
+    """
+    member, n, found = members[0] if members else None, 0, list[Place]()
+    for batch in chunks.parts(k, size, chunk):
+        watch = Watch(model.backend, model.layers, member)
+        watch("x", None, batch["x"])
+        if watch.place is None:
+            chunks.step.shown(before, batch, watch)
+        place = watch.place
+        if place is not None and (not found or found[0][:2] == place[:2]):
+            found.append(place if place.rows is None else place._replace(rows=place.rows + n))
+        n += batch["x"].shape[0]
+    if found and found[0].rows is not None:
+        rows = numpy.concatenate([place.rows for place in found if place.rows is not None])
+        return found[0]._replace(rows=rows, n=n)
+    if found:
+        return found[0]
+    overflow = Place("loss", words=f"the sum of the losses of {size} samples is")
+    return stored(model.backend, model.layers, after, member) or overflow
 
 
 def _whose(members: Sequence[int], optimizer: Any, update: int) -> str:

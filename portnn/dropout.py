@@ -18,8 +18,10 @@ Rate = float | tuple[float, ...]  # of all members, or of each
 Limit = tuple[Any, Any]
 
 
-def sample_words(seed: int, epoch: int, n: int) -> Array:
+def sample_words(seed: int, epoch: int, n: int, first: int = 0) -> Array:
     """Return a random word for each of ``n`` samples, in the order in which the epoch visits them: int32, on the host.
+
+    Those of the samples from number ``first`` of that order on, of up to 2**32.
 
     Examples
     --------
@@ -27,7 +29,7 @@ def sample_words(seed: int, epoch: int, n: int) -> Array:
     True
 
     """
-    return random.words(random.fold_in(random.fold_in(random.key(seed), random.Purpose.DROPOUT), epoch), n)
+    return random.words(random.fold_in(random.fold_in(random.key(seed), random.Purpose.DROPOUT), epoch), n, first=first)
 
 
 def unit_words(seed: int, widths: Sequence[int]) -> Array:

@@ -1,6 +1,7 @@
 """The exceptions of portnn. All of them are also one of Python's own, so ``except ValueError`` keeps working."""
 
 import reprlib
+import sys
 from typing import Any
 
 
@@ -14,6 +15,10 @@ class FormatError(ValueError):
 
 class OtherFile(FormatError):
     """A file that a callback is to go on with is not the one that it wrote."""
+
+
+class RankError(RuntimeError):
+    """Another rank of a training on many ended it; the message says which, and with what."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -76,6 +81,12 @@ class NonFiniteError(FloatingPointError):
         self.epoch, self.batch, self.array, self.layer = epoch, batch, array, layer
         self.samples, self.n_samples, self.members = samples, n_samples, members
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What it was made with beside the message."""
+        names = ("epoch", "batch", "array", "layer", "samples", "n_samples", "members")
+        return {name: getattr(self, name) for name in names}
+
 
 def shown(value: object, limit: int = 100) -> str:
     """Return the repr of something that came from outside, on one line of about ``limit`` characters; no array's.
@@ -104,3 +115,11 @@ def reason(error: BaseException, limit: int = 240) -> str:
     """
     text = " ".join(word for word in str(error).split() if set(word) != {"="})
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+def caller() -> int:
+    """Return the ``stacklevel`` by which ``warnings.warn``, called here, blames the code that called portnn."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "portnn":
+        level, frame = level + 1, frame.f_back
+    return level

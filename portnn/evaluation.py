@@ -14,8 +14,10 @@ from portnn.autograd import value_of
 from portnn.backends import HOST, Array, namespace, one_of
 from portnn.backends.base import Batch, Metrics
 from portnn.chunked import by_chunks, wants_chunks
+from portnn.datasets.streams import Stream
 from portnn.diagnosis import read_back, unsound
 from portnn.feed import CHUNK_ROWS, Feed, as_index
+from portnn.group import ALONE, Group
 from portnn.guests import taken_in
 from portnn.losses import Loss, counted, get_loss
 from portnn.memory import check_finite, enough, outputs_want, samples_want
@@ -23,13 +25,14 @@ from portnn.mlp import MLP, check_model
 from portnn.network import forward, zero_of
 from portnn.objective import check_losses
 from portnn.pure import Pure, name_of, network_key
+from portnn.stream_feed import StreamFeed
 from portnn.trace import Place, finite_rows
 
 
 def evaluate(
     model: MLP,
-    x: Array,
-    t: Array,
+    x: Any,
+    t: Array | None = None,
     *,
     loss: Any = "cross_entropy",
     sample_weight: Array | None = None,
@@ -37,8 +40,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return ``{"loss": mean loss, "accuracy": fraction of right answers}``, in bounded memory.
 
-    Arguments as in :func:`fit`. The accuracy (of labels: the largest logit; of binary targets: the sign) is there for
-    losses of classes and counts every sample alike. No penalty is added. With members, lists of one number each.
+    Arguments as in :func:`fit`, streams of samples too. The accuracy (of labels: the largest logit; of binary targets:
+    the sign) is there for losses of classes and counts every sample alike. No penalty is added. With members, lists of
+    one number each.
 
     Raises
     ------
@@ -63,8 +67,10 @@ def evaluate(
         return judged(model, judge, feed, who, "evaluate(model, x[:{0}], t[:{0}])")
 
 
-def predict(model: MLP, x: Array) -> Array:
+def predict(model: MLP, x: Any) -> Array:
     """Return the raw outputs ``(n, n_outputs)`` for many samples in bounded memory.
+
+    Those for a :class:`portnn.datasets.Stream` come back as a NumPy array.
 
     ``x`` may be a NumPy array whatever the model's library, or an array of a third library, which is read where it lies
     if the model's library or NumPy can (DLPack; ValueError where it is on another device). Outputs come back in the
@@ -183,11 +189,8 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
     backend = model.backend
     with model.scope():
         with enough(backend, lambda: samples_want(model, x, who)):
-            x, leave = _taken_in(model, x, who)
-            on_host = not backend.owns(x)
-            checks.check_samples(who, x=x)
-            checks.check_finite(x, HOST if on_host else backend, model.dtype, who)
-        feed, layers = Feed(backend, x, {}, model.params.dtype, one_pass=True), model.layers
+            feed, leave = _feed_of(model, x, who)
+            on_host, layers = feed.from_files or not backend.owns(feed.x), model.layers
         known = network_key(model)
 
         def outputs(params: Array, running: Array | None, x: Array) -> Array:
@@ -207,6 +210,18 @@ def _in_blocks(model: MLP, x: Array, f: Callable[[Array], tuple[Array, ...]], ro
                 return tuple(leave(concat(arrays, axis=-2)) for arrays in zip(*blocks, strict=True))
         behind = Place("mean or spread", words="the mean or the spread of the outputs is")
         raise unsound(who, model, feed, lambda batch: _sound(model, run, batch, f), behind)
+
+
+def _feed_of(model: MLP, x: Any, who: str) -> tuple[Any, Callable[[Array], Array]]:
+    """Return the batches of samples without targets, and the way back to their library."""
+    if isinstance(x, Stream):
+        checks.check_features(x, model.sizes[0], who)
+        return StreamFeed(model.backend, x, {}, model.params.dtype, who), lambda y: y
+    x, leave = _taken_in(model, x, who)
+    backend = model.backend if model.backend.owns(x) else HOST
+    checks.check_samples(who, x=x)
+    checks.check_finite(x, backend, model.dtype, who)
+    return Feed(model.backend, x, {}, model.params.dtype, one_pass=True), leave
 
 
 def _sound(model: MLP, run: Callable[..., Array], batch: Batch, f: Callable[[Array], tuple[Array, ...]]) -> Array:
@@ -232,16 +247,20 @@ class Data(NamedTuple):
     unit: float = 1.0
     numbers: numpy.ndarray | None = None
 
-    def feed(self, model: MLP, who: str, *, one_pass: bool = False) -> Feed:
-        """Return the batches of these samples."""
+    def feed(self, model: MLP, who: str, *, one_pass: bool = False) -> Any:
+        """Return the batches of these samples: a :class:`portnn.feed.Feed`, or what is like one."""
         with enough(model.backend, lambda: samples_want(model, self.x, who)):
             with HOST.scope():
                 weight = None if self.weight is None else self.weight.astype(model.dtype)
             others = {"t": self.t, "weight": weight}
+            if isinstance(self.x, Stream):
+                return StreamFeed(model.backend, self.x, others, model.params.dtype, who)
             return Feed(model.backend, self.x, others, model.params.dtype, one_pass=one_pass, numbers=self.numbers)
 
     def rows(self, index: numpy.ndarray, model: MLP, who: str) -> Data:
         """Return some of the samples."""
+        if isinstance(self.x, Stream):
+            raise ValueError(f"{who}: of a Stream no part is held out by validation_split; give validation_data")
         home = model.backend if model.backend.owns(self.x) else HOST
         weight = None if self.weight is None else self.weight[index]
         if weight is not None and not weight.any():
@@ -252,9 +271,16 @@ class Data(NamedTuple):
 
 
 def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, class_weight: Any, who: str) -> Data:
-    """Look at everything that was handed in, before any kernel."""
+    """Look at everything that was handed in, before any kernel; at the numbers in files when they are read."""
     with enough(model.backend, functools.partial(samples_want, model, x, who)):
-        x, _ = _taken_in(model, x, who)
+        if isinstance(x, Stream):
+            if t is not None:
+                raise ValueError(f"{who}: t must be left out, a Stream has its targets")
+            x.check_unchanged()
+            t = x.t
+            checks.check_features(x, model.sizes[0], who)
+        else:
+            x, _ = _taken_in(model, x, who)
         n = checks.check_samples(who, x=x)
         n_outputs = model.sizes[-1]
         host = checks.check_targets(t, loss, n, n_outputs, model.dtype, who)
@@ -263,7 +289,8 @@ def checked(model: MLP, loss: Loss, x: Array, t: Array, sample_weight: Any, clas
         given = weight
         weight, share = checks.fold_class_weights(classes, host, loss, given, who)
         unit = 1.0 if weight is None else checks.unit_of(weight, given, None if share is not None else classes, host)
-        checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
+        if not isinstance(x, Stream):
+            checks.check_finite(x, model.backend if model.backend.owns(x) else HOST, model.dtype, who)
         return Data(x, host, weight, share, classes, unit)
 
 
@@ -335,10 +362,13 @@ def counter(loss: Loss) -> Callable[[Array, Array], Metrics]:
     return {"classes": classes, "binary": binary}.get(loss.kind, lambda y, t: {})
 
 
-def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str, **place: Any) -> dict[str, Any]:
+def judged(
+    model: MLP, judge: Judge, feed: Feed, who: str, example: str, group: Group = ALONE, **place: Any
+) -> dict[str, Any]:
     """Return the means that ``judge`` sums up over all batches of ``feed``; ``example``: see :mod:`portnn.memory`.
 
-    NonFiniteError where outputs or losses are not finite; ``place`` is what else is known of where that was.
+    The ranks of a group judge a part each. NonFiniteError where outputs or losses are not finite; ``place`` is what
+    else is known of where that was.
     """
     sums: dict[str, Any] = {}
 
@@ -346,15 +376,20 @@ def judged(model: MLP, judge: Judge, feed: Feed, who: str, example: str, **place
         outputs, losses = judge.good(model.params, model.running, batch)
         return outputs & losses if losses.ndim == outputs.ndim else outputs
 
-    with enough(model.backend, lambda: outputs_want(model, feed.n, CHUNK_ROWS, who, example)):
-        for batch in feed.in_order():
+    with group.together(), enough(model.backend, lambda: outputs_want(model, feed.n, CHUNK_ROWS, who, example)):
+        for batch in feed.in_order(min(CHUNK_ROWS, -(-feed.n // group.size)), group):
             total, finite = read_back(model.backend, judge.sums(model.params, model.running, batch), ())
             if not (finite and (total["finite"] == batch["x"].shape[0]).all()):
                 outputs, losses = judge.good(model.params, model.running, batch)
                 mean = losses.ndim < outputs.ndim and not losses.all()
                 raise unsound(who, model, feed, good_of, Place("loss"), mean=mean, **place)
-            sums = {name: sums.get(name, 0.0) + value for name, value in total.items()}
-    return means(sums, feed.n)
+            sums = added(sums, total)
+    return means(functools.reduce(added, group.gathered(sums), {}), feed.n)
+
+
+def added(sums: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return sums with others added to them, of which some may lack: those of no samples."""
+    return {name: sums.get(name, 0.0) + more.get(name, 0.0) for name in {**sums, **more}}
 
 
 def means(sums: dict[str, Any], n: int) -> dict[str, Any]:

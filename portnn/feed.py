@@ -12,6 +12,7 @@ from portnn import random
 from portnn.backends import HOST, Array, Backend, dtype_name
 from portnn.backends.base import Batch, Rows, batch_at
 from portnn.errors import shown
+from portnn.group import ALONE, Group
 
 _MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 CHUNK_ROWS = 8192  # rows moved or evaluated at once: a few MB, so that memory stays bounded
@@ -74,6 +75,13 @@ class Feed:
                 raise
             self.x, self.streamed = x, True  # there was less room than the library said
         self.others = {name: backend.asarray(a) for name, a in others.items() if a is not None}
+        self.weight = others.get("weight")
+
+    from_files = False  #: whether samples are read while they are asked for
+
+    def chunk_rows(self, n_params: int) -> int:
+        """Return how many samples to train on between two looks of the host."""
+        return CHUNK_ROWS if self.streamed else rows_per_chunk(n_params)
 
     def gather(self, rows: slice) -> Batch:
         """Return the rows at a slice, on the device, x in the network's dtype."""
@@ -99,10 +107,14 @@ class Feed:
                 x = x.astype(name)
         return self.backend.asarray(numpy.ascontiguousarray(x))
 
-    def in_order(self, rows: int = CHUNK_ROWS) -> Iterator[Batch]:
-        """Go through all samples once, as they stand."""
-        for start in range(0, self.n, rows):
+    def in_order(self, rows: int = CHUNK_ROWS, group: Group = ALONE) -> Iterator[Batch]:
+        """Go through all samples once, as they stand; a rank of a group through every so many blocks of ``rows``."""
+        for start in range(group.rank * rows, self.n, group.size * rows):
             yield self.gather(slice(start, min(start + rows, self.n)))
+
+    def visited(self, epoch: int, order: Any, row: int, group: Group, batch_size: int) -> Visit:
+        """Return the chunks of an epoch in some order, None for that of the data, from ``row`` on, for a rank."""
+        return Visit(self, order, group)
 
     def numbers_of(self, rows: slice | numpy.ndarray) -> numpy.ndarray:
         """Return what the caller calls the samples at a slice or at host indices."""
@@ -110,9 +122,69 @@ class Feed:
         return rows if self.numbers is None else self.numbers[rows]
 
 
+class Visit:
+    """The samples of an epoch in its order, chunk by chunk: of every batch what is this rank's."""
+
+    def __init__(self, feed: Any, order: numpy.ndarray | None, group: Group) -> None:
+        self.feed, self.order, self.group = feed, order, group
+
+    def __enter__(self) -> Visit:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End: nothing has to be let go."""
+
+    def chunk(self, start: int, steps: int, size: int) -> dict[str, Rows]:
+        """Return the samples of ``steps`` batches from place ``start`` of the order on."""
+        found: dict[str, Rows] = self.feed.chunk(self.rows(start, steps, size))
+        return found
+
+    def rows(self, start: int, steps: int, size: int) -> slice | numpy.ndarray:
+        """Return their numbers as rows of the feed."""
+        places = places_of(start, steps, size, self.group)
+        return places if self.order is None else self.order[places]
+
+    def numbers(self, start: int, steps: int, size: int) -> numpy.ndarray:
+        """Return what the caller calls them."""
+        found: numpy.ndarray = self.feed.numbers_of(self.rows(start, steps, size))
+        return found
+
+    def totals(self, start: int, steps: int, size: int) -> list[float]:
+        """Return the sums of the weights of the batches, those of other ranks included."""
+        return totals_of(self.feed.weight, self._all(start, steps * size), steps, size)
+
+    def _all(self, start: int, n: int) -> slice | numpy.ndarray:
+        here = slice(start, start + n)
+        return here if self.order is None else self.order[here]
+
+
+def totals_of(weight: numpy.ndarray | None, rows: slice | numpy.ndarray, steps: int, size: int) -> list[float]:
+    """Return the sums of the weights of ``steps`` batches that some rows make; their sizes without weights."""
+    if weight is None:
+        return [float(size)] * steps
+    totals: list[float] = weight[rows].reshape(steps, size).sum(axis=1, dtype="float64").tolist()
+    return totals
+
+
+def places_of(start: int, steps: int, size: int, group: Group) -> slice | numpy.ndarray:
+    """Return the places in an order of what a rank of a group has of ``steps`` batches.
+
+    Examples
+    --------
+    >>> places_of(6, 2, 3, ALONE)
+    slice(6, 12, None)
+
+    """
+    own = group.share(size)
+    if group.size == 1:
+        return slice(start, start + steps * size)
+    return (start + size * numpy.arange(steps)[:, None] + numpy.arange(own.start, own.stop)).reshape(-1)
+
+
 def as_index(backend: Backend, rows: numpy.ndarray, n: int) -> Array:
     """Bring numbers of rows, of ``n`` in all, to the device; in 32 bits where they suffice: not every device has 64."""
-    return backend.asarray(rows.astype("int32") if n < 2**31 else rows)
+    return backend.index(rows.astype("int32") if n < 2**31 else rows)
 
 
 def plan(n: int, batch_size: int, chunk_rows: int = CHUNK_ROWS) -> list[tuple[int, int, int]]:

@@ -16,6 +16,7 @@ import numpy
 from portnn import model_file
 from portnn.backends import HOST, Array, Backend, dtype_name, get_backend
 from portnn.callbacks import Checkpoint, EarlyStopping
+from portnn.datasets.streams import Stream
 from portnn.errors import FormatError, shown
 from portnn.evaluation import Data
 from portnn.feed import CHUNK_ROWS, as_index
@@ -34,8 +35,9 @@ def fingerprint(a: Array, bound: int | None = BOUND) -> dict[str, Any]:
     """Return shape, dtype and SHA-256 of the numbers of an array, the same whatever library holds it.
 
     Of an array of more than ``bound`` bytes, evenly spaced rows of that size are looked at, ``rows`` of them; None
-    looks at all. The bytes are those in C order, little-endian; of dtypes that NumPy lacks, such as bfloat16, those of
-    the same numbers in float32, and of wider ones those of the nearest in float64: no network sees more.
+    looks at all; of a stream it is always some of its blocks. The bytes are those in C order, little-endian; of dtypes
+    that NumPy lacks, such as bfloat16, those of the same numbers in float32, and of wider ones those of the nearest in
+    float64: no network sees more.
 
     Examples
     --------
@@ -46,6 +48,9 @@ def fingerprint(a: Array, bound: int | None = BOUND) -> dict[str, Any]:
     1
 
     """
+    if isinstance(a, Stream):
+        looked_at, found = a.sample(BOUND if bound is None else bound)
+        return {"shape": list(a.shape), "dtype": a.dtype.name, "rows": looked_at, "sha256": found}
     backend, n, digest = get_backend(a), int(a.shape[0]), hashlib.sha256()
     row = _on_host(backend, a[:1, ...]).nbytes
     rows = n if bound is None or n * row <= bound else max(1, bound // row)
@@ -156,6 +161,19 @@ def _shortened(value: Any) -> Any:
     if len(text) <= LONG:
         return value
     return f"{text[:60]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def check_alike(each: Sequence[Mapping[str, Any]], who: str) -> None:
+    """ValueError unless all ranks, which say here what decides the numbers of their trainings, say the same.
+
+    Callbacks are those of the first.
+    """
+    first = each[0]
+    for rank, of in enumerate(each):
+        for name in (*first, *(name for name in of if name not in first)):
+            if name != "callbacks" and of.get(name) != first.get(name):
+                there, here = _shown(of.get(name), first.get(name))
+                raise ValueError(f"{who}: rank {rank} has {name}={there}, rank 0 {here}; all must be given the same")
 
 
 def check_same(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +16,20 @@ import numpy
 from portnn.backends.base import Rows, State
 from portnn.callbacks import Callback, called, during
 from portnn.checkpoint_record import Kept
-from portnn.diagnosis import first_fault, read_back, watched
+from portnn.diagnosis import Fault, first_fault, read_back, watched
 from portnn.dropout import sample_words
-from portnn.evaluation import Judge, judged, means
-from portnn.feed import CHUNK_ROWS, Feed, plan, rows_per_chunk
-from portnn.history import History, Reached
+from portnn.errors import NonFiniteError, reason
+from portnn.evaluation import Judge, added, judged, means
+from portnn.feed import places_of, plan
+from portnn.group import Group
+from portnn.history import History, Reached, plain
 from portnn.interrupts import uninterrupted
 from portnn.memory import checkpoint_wants, enough, state_wants, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
 from portnn.progress import Bar
-from portnn.saver import Position, Saver, observers
-from portnn.step import Chunks, beginning, copied, drops
+from portnn.saver import Position, Saver, observers, remembers
+from portnn.step import beginning, copied, drops
 
 Order = Callable[[int], Any]
 
@@ -34,16 +39,17 @@ class Loop:
     """One training: what it consists of, and where it stands.
 
     ``order_of`` gives the order of an epoch, ahead of time where ``ahead``; ``gone`` are the names of what an earlier
-    training wrote down and this one does not; ``saver`` is None without checkpoints.
+    training wrote down and this one does not; ``saver`` is None without checkpoints. Of a ``group`` the first alone has
+    callbacks, a saver and a bar: the others are told what these have done.
     """
 
     history: History
     model: MLP
-    compiled: Chunks
+    compiled: Any  # portnn.step.Chunks, or Reduced
     judge: Judge
     optimizer: Any
-    feed: Feed
-    held_out: Feed | None
+    feed: Any  # portnn.feed.Feed, or what streams from files
+    held_out: Any
     batch_size: int
     order_of: Order
     ahead: bool
@@ -53,8 +59,10 @@ class Loop:
     saver: Saver | None
     progress: bool
     position: Position
+    group: Group
     names: tuple[str, ...] = field(init=False)  # of the arrays that must stay finite
     written: int = field(init=False, default=0)  # epochs that are in the history
+    called: bool = field(init=False, default=False)  # the first has callbacks
     _next: tuple[int, Any] = field(init=False, default=(-1, None))  # an epoch and its order
 
     def __post_init__(self) -> None:
@@ -68,15 +76,25 @@ class Loop:
         step, the model and the schedules are as they were.
         """
         given: State | None = self.position.state if kept is None else copied(self.model.backend, _held(self.model))
+        telling = False
         try:
             if kept is not None:
                 state = self.position.state  # what callbacks begin with
                 self.model.params, self.model.running = state["params"], state.get("running")
-            with during(self.callbacks, self.model, self.history):
-                self._begin(kept)
-                given = None
-                return self._run(epochs)
-        except BaseException:
+            with contextlib.ExitStack() as stack:
+                with self.group.together():
+                    stack.enter_context(during(self.callbacks, self.model, self.history))
+                    self._begin(kept)
+                self._be_as_the_first()
+                given, telling = None, self.called
+                history = self._run(self.group.told(epochs))
+                with self.group.together():
+                    stack.close()  # callbacks may put the best parameters back
+            self._hold_as_told(telling)
+            return history
+        except BaseException as error:
+            if self.group.agreed(error):
+                self._hold_as_told(telling)
             if given is not None:
                 with uninterrupted():
                     self.model._adopt(given["params"], given.get("running"))
@@ -97,14 +115,72 @@ class Loop:
                 self.saver.restore(kept, self.history.epochs)
             self.saver.begin(self.position, self.history)
 
+    def _be_as_the_first(self) -> None:
+        """Stand where the first of the group stands, with what its callbacks and its checkpoint have led to."""
+        if self.group.size == 1:
+            return
+        self.called = self.group.told(bool(self.callbacks))
+        state, place = self.position.state, self.position._replace(state={})
+        self.position = self.group.told(place)._replace(state=self._told(state))
+        schedules = observers(getattr(self.optimizer, "learning_rate", None))
+        states = self.group.told([schedule.state() for schedule in schedules if remembers(schedule)])
+        for schedule, seen in zip(filter(remembers, schedules), states, strict=True):
+            schedule.restore(seen)
+        lists, self.history.names, self.history.epochs, self.gone = self.group.told(
+            (self.history.to_dict(), self.history.names, self.history.epochs, list(self.gone))
+        )
+        if self.group.rank:
+            self.history.clear()
+            self.history.update(lists)
+        self._check_equal()
+
+    def _told(self, state: State) -> State:
+        """Return the arrays of the first of the group."""
+        backend = self.model.backend
+        host = {name: self.group.told_array(backend.to_numpy(state[name])) for name in sorted(state)}
+        return {name: backend.asarray(host[name], a.dtype, copy=True) for name, a in state.items()}
+
+    def _hold_as_told(self, telling: bool) -> None:
+        """Have the model of the first of the group, whose callbacks may have changed it in the end."""
+        if telling:
+            held = self._told(_held(self.model))
+            self.model._adopt(held["params"], held.get("running"))
+
+    def _check_equal(self) -> None:
+        """RuntimeError unless all ranks have the same numbers: they make the same updates, if they compute alike.
+
+        KeyboardInterrupt on all where Ctrl-C was pressed since the last chunk of steps.
+        """
+        if self.group.size == 1:
+            return
+        digest, state = hashlib.sha256(), self.position.state
+        for name in sorted(state):
+            digest.update(numpy.ascontiguousarray(self.model.backend.to_numpy(state[name])).tobytes())
+        found = self.group.gathered((digest.hexdigest(), self.group.pressed()))
+        other = next((rank for rank, (of, _) in enumerate(found) if of != found[0][0]), None)
+        if other is not None:
+            message = f"fit: after {self.position.updates} updates rank {other} has other numbers than rank 0: their "
+            message += "libraries do not compute alike; install the same versions on machines of one kind"
+            raise self.group.of_all(RuntimeError(message))
+        if any(pressed for _, pressed in found):
+            self.group.heeded = True
+            raise KeyboardInterrupt
+
     def _run(self, epochs: int) -> History:
         self.written = self.position.epoch
-        bar = Bar(self.progress, epochs, self.feed.n, self.position.epoch * self.feed.n + self.position.row)
+        bar = Bar(
+            self.progress and self.group.rank == 0,
+            epochs,
+            self.feed.n,
+            self.position.epoch * self.feed.n + self.position.row,
+        )
         try:
             while self.position.epoch < epochs and not self.position.ended:
                 self._train(epochs, bar)
                 self._finish(bar)
         except KeyboardInterrupt:
+            if self.group.size > 1 and not self.group.heeded:
+                raise
             self.history.interrupted = True
             self._save()
         finally:
@@ -120,42 +196,78 @@ class Loop:
         """Make the steps of an epoch that are still to be made."""
         model, feed, backend, began = self.model, self.feed, self.model.backend, time.perf_counter()
         epoch, seconds, sums = self.position.epoch, self.position.seconds, self.position.sums
-        order = self._next[1] if self._next[0] == epoch else self.order_of(epoch)
-        words = sample_words(self.seed, epoch, feed.n) if drops(model) else None
-        for start, steps, size in self._chunks():
-            here = slice(start, start + steps * size)
-            state, count = self.position.state, self.position.updates
-            rows = _rows(self.optimizer, count, steps)
-            with enough(backend, functools.partial(training_wants, model, steps, size)):
-                # Kept aside: where the chunk is interrupted or meets a NaN, training has a good state to go back to.
-                before = copied(backend, state)
-                self.position = self.position._replace(state=before)
-                chunk = feed.chunk(here if order is None else order[here])
-                if words is not None:
-                    chunk["samples"] = Rows(backend, backend.asarray(words[here]))
-                state, metrics = self.compiled.run(steps, size, state, chunk, rows, before)
-                if self.ahead and here.stop == feed.n and order is not None and epoch + 1 < epochs:
-                    self._next = epoch + 1, self.order_of(epoch + 1)  # while the device is at work
-                total, finite = read_back(backend, metrics, [state[name] for name in self.names])
-            if not finite:
-                fault = first_fault(model, self.compiled, before, chunk, rows, steps, size, self.names)
-                self.position = self.position._replace(state=fault.before, updates=count + fault.step)
-                numbers = feed.numbers_of(here if order is None else order[here])
-                raise fault.error(epoch, start // self.batch_size, numbers, self.optimizer, count + fault.step)
-            sums = total if sums is None else {name: sums[name] + value for name, value in total.items()}
-            # In one assignment: Ctrl-C comes before it or after it.
-            self.position = self.position._replace(
-                row=here.stop,
-                updates=count + steps,
-                state=state,
-                sums=sums,
-                seconds=seconds + time.perf_counter() - began,
-            )
-            bar.advance(steps * size, functools.partial(means, sums))
-            if self.saver is not None and here.stop < feed.n and self.saver.due(self.position):
-                saving = time.perf_counter()
-                self._save()
-                began += time.perf_counter() - saving
+        order = self._next[1] if self._next[0] == epoch else self._order(epoch)
+        with contextlib.ExitStack() as stack:
+            with self._reading():
+                visit = stack.enter_context(feed.visited(epoch, order, self.position.row, self.group, self.batch_size))
+            for start, steps, size in self._chunks():
+                stop, state, count = start + steps * size, self.position.state, self.position.updates
+                rows = self.group.told(_rows(self.optimizer, count, steps))
+                with enough(backend, functools.partial(training_wants, model, steps, size)):
+                    # Kept aside: what training goes back to where the chunk is interrupted or meets a NaN.
+                    before = copied(backend, state)
+                    self.position = self.position._replace(state=before)
+                    with self._reading():
+                        chunk = visit.chunk(start, steps, size)
+                    totals = visit.totals(start, steps, size)
+                    if drops(model):
+                        words = sample_words(self.seed, epoch, steps * size, start)
+                        own = places_of(0, steps, size, self.group)
+                        chunk["samples"] = Rows(backend, backend.asarray(words[own]))
+                    state, metrics = self.compiled.run(steps, size, state, chunk, rows, before, totals)
+                    if self.ahead and stop == feed.n and order is not None and epoch + 1 < epochs:
+                        self._next = epoch + 1, self.order_of(epoch + 1)  # while the device is at work
+                    total, finite = read_back(backend, metrics, [state[name] for name in self.names])
+                due = self.saver is not None and stop < feed.n and self.saver.due(count + steps)
+                each = self.group.gathered((total, finite, self.group.pressed(), due))
+                if not all(finite for _, finite, _, _ in each):
+                    made = (self.compiled, before, chunk, rows, steps, size, self.names, totals, self.group)
+                    fault = first_fault(model, *made)
+                    self.position = self.position._replace(state=fault.before, updates=count + fault.step)
+                    numbers = visit.numbers(start, steps, size)
+                    raise self._told_of(fault, numbers, epoch, start, size, count + fault.step)
+                sums = functools.reduce(added, (total for total, *_ in each), sums or {})
+                # In one assignment: Ctrl-C comes before it or after it.
+                self.position = self.position._replace(
+                    row=stop,
+                    updates=count + steps,
+                    state=state,
+                    sums=sums,
+                    seconds=seconds + time.perf_counter() - began,
+                )
+                bar.advance(steps * size, functools.partial(means, sums))
+                if any(pressed for _, _, pressed, _ in each):
+                    self.group.heeded = True
+                    raise KeyboardInterrupt
+                if any(due for _, _, _, due in each):
+                    saving = time.perf_counter()
+                    self._save()
+                    began += time.perf_counter() - saving
+
+    def _order(self, epoch: int) -> Any:
+        """Return the order of an epoch: a function of the user's is called by the first alone."""
+        if self.ahead or self.group.size == 1:
+            return self.order_of(epoch)
+        with self.group.together():
+            order = self.order_of(epoch) if self.group.rank == 0 else None
+        return self.group.told(order)
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which files are read, which may fail on one rank alone."""
+        return self.group.together() if self.feed.from_files else contextlib.nullcontext()
+
+    def _told_of(self, fault: Fault, numbers: numpy.ndarray, *where: int) -> NonFiniteError:
+        """Return one error for all ranks: that of the first which knows of samples, with those of all."""
+        epoch, start, size, update = where
+        mine = fault.numbers(numbers)
+        each = self.group.gathered((mine, fault.place._replace(rows=None, n=0)))
+        of_samples = [(found, place) for found, place in each if found is not None]
+        place = (of_samples or each)[0][1]
+        same = [found for found, other in of_samples if other[:2] == place[:2]]
+        off = numpy.concatenate(same) if same else None
+        fault = fault._replace(place=place._replace(rows=off))
+        error = fault.error(epoch, start // self.batch_size, off, size, self.optimizer, update)
+        return self.group.of_all(error)
 
     def _finish(self, bar: Bar) -> None:
         """Validate, write down, and call the callbacks."""
@@ -165,39 +277,69 @@ class Loop:
         entry = means(position.sums or {}, self.feed.n)
         if self.held_out is not None:
             where, fewer = f"fit: epoch {position.epoch + 1}, validation data", "validation_data=(x[:{0}], t[:{0}])"
-            scores = judged(model, self.judge, self.held_out, where, fewer, epoch=position.epoch + 1)
+            place = {"epoch": position.epoch + 1}
+            scores = judged(model, self.judge, self.held_out, where, fewer, self.group, **place)
             entry |= {f"val_{name}": value for name, value in scores.items()}
         if hasattr(self.optimizer, "rate"):
             entry["learning_rate"] = self.optimizer.rate(position.updates - 1)
         entry["epoch_seconds"] = position.seconds
+        entry = self.group.told(entry)
         with uninterrupted():  # all lists of the history have this epoch, or none
             _write_down(self.history, entry, self.gone)
             _observe(getattr(self.optimizer, "learning_rate", None), entry.get("val_loss", entry["loss"]))
             self.written = position.epoch + 1
         bar.ended(entry)
         state, ended = position.state, False
-        try:
-            for callback in self.callbacks:
-                ended = bool(called(callback, model, self.history)) or ended
-                with enough(model.backend, functools.partial(state_wants, model, "fit")):
-                    state = {**state, **copied(model.backend, _held(model))}  # it may have set them
-        except Exception:
-            self.position = position._replace(state=state)
-            raise
-        settled = None if self.saver is None else self.saver.settled(self.history)
+        with self.group.together():
+            try:
+                for callback in self.callbacks:
+                    ended = bool(called(callback, model, self.history)) or ended
+                    with enough(model.backend, functools.partial(state_wants, model, "fit")):
+                        state = {**state, **copied(model.backend, _held(model))}  # it may have set them
+            except Exception:
+                self.position = position._replace(state=state)
+                raise
+            settled = None if self.saver is None else self.saver.settled(self.history)
+            more = self._lists_of_callbacks(entry)
+        if self.called:
+            ended, state = self._as_called(ended, state, more)
         begun = Position(*(position.epoch + 1, 0, position.updates, state), chunk_rows=position.chunk_rows, ended=ended)
         with uninterrupted():  # what is saved from now on is of one epoch
             self.position = begun
             if self.saver is not None and settled is not None:
                 self.saver.settle(settled)
+        self._check_equal()
         self._save()
+
+    def _lists_of_callbacks(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return what callbacks have written down, for the other ranks; TypeError for what cannot be sent to them."""
+        if self.group.size == 1:
+            return {}
+        lists = {name: plain(v) for name, v in self.history.items() if name not in entry and name not in self.gone}
+        for name, values in lists.items():
+            try:
+                json.dumps(values)
+            except (TypeError, ValueError) as error:
+                message = f"fit: history[{name!r}] holds what cannot be sent to other ranks ({reason(error)}); let "
+                message += "callbacks append numbers, texts, and lists and dicts of them"
+                raise TypeError(message) from None
+        return lists
+
+    def _as_called(self, ended: bool, state: State, more: dict[str, Any]) -> tuple[bool, State]:
+        """Have what callbacks, which the first of the group has called, left in the model and in the history."""
+        ended, more = self.group.told((ended, more))
+        state = {**state, **self._told({name: a for name, a in state.items() if name in ("params", "running")})}
+        if self.group.rank:
+            self.history.update(more)
+            self.model.params, self.model.running = state["params"], state.get("running")
+        return ended, state
 
     def _chunks(self) -> list[tuple[int, int, int]]:
         """Return the chunks of this epoch that are still to be run, cut as they would be without an interruption."""
         feed, row = self.feed, self.position.row
         if not self.position.chunk_rows:
             n_params = self.model.n_params * (self.model.members or 1)
-            most = CHUNK_ROWS if feed.streamed else rows_per_chunk(n_params)
+            most = self.group.told(feed.chunk_rows(n_params))
             self.position = self.position._replace(chunk_rows=most)
         chunks = plan(feed.n, self.batch_size, self.position.chunk_rows)
         left = [chunk for chunk in chunks if chunk[0] >= row]
@@ -207,9 +349,10 @@ class Loop:
         return left
 
     def _save(self) -> None:
-        if self.saver is not None:
-            with enough(self.model.backend, functools.partial(checkpoint_wants, self.model)):
-                self.saver.save(self.position, self.history)
+        with self.group.together():
+            if self.saver is not None:
+                with enough(self.model.backend, functools.partial(checkpoint_wants, self.model)):
+                    self.saver.save(self.position, self.history)
 
 
 def _write_down(history: History, entry: dict[str, Any], gone: Collection[str]) -> None:

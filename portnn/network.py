@@ -10,7 +10,7 @@ from portnn.backends import Array, device, get_backend, namespace
 from portnn.dropout import dropout, limit_of, mixed
 from portnn.layout import Layer, Normalization, placed
 from portnn.normalization import batch_norm, fixed_norm, layer_norm, moved
-from portnn.primitives import Pair, Pullback, linear, only
+from portnn.primitives import Pair, Pullback, join, linear, only
 from portnn.scaling import Placed
 
 Scalings = tuple[Placed | None, Placed | None]
@@ -218,13 +218,3 @@ def of_params(d_params: Array, params: Array) -> Array:
     """Return a gradient in the shape of the parameters: axes of x in front of the batch count as samples."""
     extra = d_params.ndim - params.ndim
     return namespace(d_params).sum(d_params, axis=tuple(range(extra))) if extra > 0 else d_params
-
-
-def join(xp: Any, pieces: list[Array]) -> Array:
-    """Concatenate along the last axis, eight at a time: more would be an upload from the host on CuPy."""
-    while len(pieces) > 1:
-        pieces = [
-            xp.concat(pieces[i : i + 8], axis=-1) if pieces[i + 1 : i + 8] else pieces[i]
-            for i in range(0, len(pieces), 8)
-        ]
-    return pieces[0]

@@ -37,7 +37,8 @@ def make_losses(
     ``like`` an array with the dtype and device of the parameters, ``extra`` gives the penalty on the parameters and its
     gradient, which ``per_batch`` divides by the number of samples or the sum of their weights. Constants are made here,
     once, so that a step makes no look-ups and no uploads. ``weight`` is ``(batch,)`` or None. Nothing is checked.
-    A sixth argument, ``seen``, is shown every array on the way, as in :func:`portnn.network.passes`.
+    A sixth argument, ``seen``, is shown every array on the way, as in :func:`portnn.network.passes`. A seventh,
+    ``total``, is for a part of a batch: the number of samples, or the sum of the weights, of the whole.
     """
     xp = namespace(like)
     zero = xp.zeros((), dtype=like.dtype, device=device(like))
@@ -51,13 +52,14 @@ def make_losses(
         weight: Array | None,
         training: Training | None = None,
         seen: Seen | None = None,
+        total: Any = None,
     ) -> tuple[Array, Array | None, Array, Array, Array | None]:
         arguments = (layers, params, x, running, training, zero, scalings)
         y, pullback, after = passes(*arguments, input_gradient=False, seen=seen)
         values, loss_pullback = pair_of(pair, "loss", y, t)
         if values.dtype != y.dtype:
             raise TypeError(f"the loss turns {y.dtype} into {values.dtype}; use Python numbers in it")
-        share = share_of_losses(values, y, weight, share_of, whole)
+        share = share_of_losses(values, y, weight, share_of, whole, total)
         values = values if weight is None else counted(values, weight)
         if seen:
             seen("loss", None, values)
@@ -87,7 +89,7 @@ def make_losses(
 
 
 def share_of_losses(
-    values: Array, y: Array, weight: Array | None, share_of: Callable[[Array | None, int], Array], whole: bool
+    values: Array, y: Array, weight: Array | None, share_of: Callable[..., Array], whole: bool, total: Any = None
 ) -> Array:
     """Return what each number that a loss gave counts in the mean of the batch; see :func:`shares`.
 
@@ -95,11 +97,11 @@ def share_of_losses(
     """
     check_losses(values, y)
     if values.ndim == y.ndim - 1:
-        share = share_of(weight, y.shape[-2])
+        share = share_of(weight, y.shape[-2], total)
         return namespace(values).broadcast_to(share, values.shape) if whole else share
-    if weight is not None:
-        message = "the loss returns one number per batch: sample weights need one per sample"
-        raise ValueError(message)
+    if weight is not None or total is not None:
+        what = "parts of a batch (micro_batch_size, comm)" if weight is None else "sample weights"
+        raise ValueError(f"the loss returns one number per batch: {what} need one per sample")
     return namespace(values).ones_like(values)
 
 
@@ -112,29 +114,42 @@ def check_losses(values: Array, y: Array) -> None:
         )
 
 
-def shares(like: Array) -> Callable[[Array | None, int], Array]:
-    """Return the function (weight, n) -> what each sample counts in the mean: 1 / n, or its part of the weights.
+def shares(like: Array) -> Callable[..., Array]:
+    """Return the function (weight, n, total) -> what each sample counts in the mean: 1 / n, or its part of the weights.
 
-    A batch whose weights are all 0 has no gradient.
+    ``total`` is None, or what n or the sum of the weights is for a whole batch of which this is a part. A batch whose
+    weights are all 0 has no gradient.
     """
     xp = namespace(like)
     one = xp.ones((1,), dtype=like.dtype, device=device(like))
     tiny = float(xp.finfo(like.dtype).smallest_normal)
-    return lambda weight, n: one / n if weight is None else weight / (namespace(weight).sum(weight) + tiny)
+
+    def share_of(weight: Array | None, n: Any, total: Any = None) -> Array:
+        if weight is None:
+            return one / (n if total is None else total)
+        return weight / ((namespace(weight).sum(weight) if total is None else total) + tiny)
+
+    return share_of
 
 
 def losses_of(
     model: Any, loss: Any, output_share: Array | None, l1: Any, l2: Any, who: str, per_batch: bool = False
 ) -> Losses:
     """Return :func:`make_losses` for a model, with its penalty; what is returned keeps no model alive."""
-    l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
-    pair, extra = get_loss(loss).pair, None
+    pair = get_loss(loss).pair
     if output_share is not None:
         pair = functools.partial(pair, output_share=output_share)
-    if l1 or l2:
-        l1, l2 = model.backend.scalars((column(l1), column(l2)), model.params.dtype)
-        extra = functools.partial(penalty, decayed=model.decayed(), l1=l1, l2=l2)
+    extra = penalty_of(model, l1, l2, who)
     return make_losses(model.layers, pair, model.params, extra, per_batch, model.running)
+
+
+def penalty_of(model: Any, l1: Any, l2: Any, who: str) -> Callable[[Array], tuple[Array, Array]] | None:
+    """Return the function params -> (penalty, its gradient), or None where there is none."""
+    l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
+    if not (l1 or l2):
+        return None
+    l1, l2 = model.backend.scalars((column(l1), column(l2)), model.params.dtype)
+    return functools.partial(penalty, decayed=model.decayed(), l1=l1, l2=l2)
 
 
 def make_objective(losses: Losses, like: Array) -> Objective:

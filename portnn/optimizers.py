@@ -17,98 +17,23 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from portnn.backends import Array, namespace, one_of
-from portnn.errors import reason, shown
-from portnn.members import column, entries, named, number
-from portnn.schedules import Schedule
+from portnn.layerwise import LAMB, LARS
+from portnn.members import column, named
+from portnn.optimizer import Optimizer, Rate, State, check_flag, check_range, one_minus_power
 
-State = dict[str, Any]
-Rate = float | Schedule
-
-
-def _check(who: str, name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raise ValueError unless ``value`` is a finite number in [low, high), or (low, high)."""
-    inside = isinstance(value, float) and low <= value < high and not (open_low and value == low)
-    if not inside:
-        left = "(" if open_low else "["
-        raise ValueError(f"{who}: {name} must be a number in {left}{low:g}, {high:g}), got {shown(value)}")
-
-
-def _check_flag(who: str, name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is True or False: the text "no" would count as true."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{who}: {name} must be True or False, got {shown(value)}")
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """What all optimizers share: the learning rate, a positive number or a schedule ``f(step)``; or one per member."""
-
-    per_member: ClassVar[tuple[str, ...]] = ("learning_rate",)  #: what may have one entry for each member
-
-    learning_rate: Rate | Sequence[Rate]
-
-    def __post_init__(self) -> None:
-        """Check the hyperparameters; numbers become Python floats, and sequences of them tuples."""
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, entries(value) if name in self.per_member else number(value))
-        who, seen = type(self).__name__, dict[int, str]()
-        for name, rate in named("learning_rate", self.learning_rate).items():
-            if not callable(rate):
-                _check(who, name, rate, 0.0, math.inf, open_low=True)
-            elif hasattr(rate, "observe") and seen.setdefault(id(rate), name) != name:
-                first = seen[id(rate)]
-                raise ValueError(
-                    f"{who}: {first} and {name} are one schedule, which observes one loss; make one for each"
-                )
-        self.check(who)
-
-    def check(self, who: str) -> None:
-        """Check the hyperparameters of a subclass."""
-
-    def rate(self, step: int) -> float | list[float]:
-        """Return the learning rate of update number ``step``, counted from 0; a list where each member has its own."""
-        if isinstance(self.learning_rate, tuple):
-            return [self._rate(step, rate, f" of member {i}") for i, rate in enumerate(self.learning_rate)]
-        return self._rate(step, self.learning_rate)
-
-    def _rate(self, step: int, rate: Any, whose: str = "") -> float:
-        if not callable(rate):
-            return float(rate)
-        try:
-            value = float(rate(step))
-        except (OverflowError, TypeError, ValueError) as error:  # such as a complex number, or one beyond float64
-            said = f"{type(error).__name__}: {reason(error)}"
-            message = f"{type(self).__name__}: the schedule{whose} gives no learning rate at step {step} ({said})"
-            raise ValueError(message) from error
-        if not (math.isfinite(value) and value >= 0.0):
-            raise ValueError(f"{type(self).__name__}: the schedule{whose} gave learning rate {value} at step {step}")
-        return value
-
-    def init(self, params: Array) -> State:
-        """Return the state at the start: arrays of the shape of ``params``."""
-        return {}
-
-    def row(self, step: int) -> tuple[Any, ...]:
-        """Return the host scalars of update number ``step``, counted from 0; per member as vectors ``(members, 1)``."""
-        return (column(self.rate(step)),)
-
-    def rows(self, start: int, steps: int) -> list[tuple[Any, ...]]:
-        """Return the rows of several updates from number ``start`` on."""
-        rates = self.learning_rate if isinstance(self.learning_rate, tuple) else (self.learning_rate,)
-        cls = type(self)
-        own = cls.row is not Optimizer.row or cls.rate is not Optimizer.rate or cls._rate is not Optimizer._rate
-        if not own and not any(map(callable, rates)):
-            return [self.row(start)] * steps
-        return [self.row(start + k) for k in range(steps)]
-
-    def update(
-        self, params: Array, grad: Array, state: State, h: Sequence[Any], decayed: Array | None = None
-    ) -> tuple[Array, State]:
-        """Return the next parameters and state.
-
-        ``decayed`` is 1 for weights and 0 for biases (None: all are weights); only decoupled decay looks at it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no update")  # pragma: no cover
+__all__ = [
+    "LAMB",
+    "LARS",
+    "OPTIMIZERS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "State",
+    "get_optimizer",
+]
 
 
 @dataclass(frozen=True)
@@ -135,8 +60,8 @@ class SGD(Optimizer):
 
     def check(self, who: str) -> None:
         """Momentum in [0, 1); Nesterov only with it."""
-        _check(who, "momentum", self.momentum, 0.0, 1.0)
-        _check_flag(who, "nesterov", self.nesterov)
+        check_range(who, "momentum", self.momentum, 0.0, 1.0)
+        check_flag(who, "nesterov", self.nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError(f"{who}: nesterov=True wants momentum > 0, got momentum={self.momentum}")
 
@@ -189,10 +114,10 @@ class Adam(Optimizer):
 
     def check(self, who: str) -> None:
         """Betas in [0, 1), eps positive."""
-        _check(who, "beta1", self.beta1, 0.0, 1.0)
-        _check(who, "beta2", self.beta2, 0.0, 1.0)
-        _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
-        _check_flag(who, "amsgrad", self.amsgrad)
+        check_range(who, "beta1", self.beta1, 0.0, 1.0)
+        check_range(who, "beta2", self.beta2, 0.0, 1.0)
+        check_range(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+        check_flag(who, "amsgrad", self.amsgrad)
 
     def init(self, params: Array) -> State:
         """Return the sums of g and g^2, without their factors 1 - beta, which ``row`` folds into two scalars."""
@@ -203,10 +128,9 @@ class Adam(Optimizer):
         """Return (a, e) such that the step is a m / (sqrt(v) + e) in terms of the bare sums.
 
         With c1 = 1 - beta1^k, c2 = 1 - beta2^k, k = step + 1, and r = sqrt((1 - beta2) / c2): a = rate (1 - beta1) /
-        (c1 r), e = eps / r. That saves three passes over the vectors. Numerical stability: 1 - beta^k through expm1,
-        which keeps its digits when beta^k is near 1.
+        (c1 r), e = eps / r. That saves three passes over the vectors.
         """
-        c1, c2 = (_one_minus_power(beta, step + 1) for beta in (self.beta1, self.beta2))
+        c1, c2 = (one_minus_power(beta, step + 1) for beta in (self.beta1, self.beta2))
         r = math.sqrt((1.0 - self.beta2) / c2)
         return column(self.rate(step)) * (1.0 - self.beta1) / (c1 * r), self.eps / r
 
@@ -230,10 +154,6 @@ class Adam(Optimizer):
         change *= h[0]
         params -= change
         return params, new
-
-
-def _one_minus_power(beta: float, k: int) -> float:
-    return 1.0 if beta == 0.0 else -math.expm1(k * math.log(beta))
 
 
 @dataclass(frozen=True)
@@ -261,7 +181,7 @@ class AdamW(Adam):
         """As Adam's, and decay at least 0."""
         super().check(who)
         for name, decay in named("weight_decay", self.weight_decay).items():
-            _check(who, name, decay, 0.0, math.inf)
+            check_range(who, name, decay, 0.0, math.inf)
 
     def row(self, step: int) -> tuple[Any, ...]:
         """Return Adam's row and rate * weight_decay."""
@@ -298,9 +218,9 @@ class RMSprop(Optimizer):
 
     def check(self, who: str) -> None:
         """Decay and momentum in [0, 1), eps positive."""
-        _check(who, "decay", self.decay, 0.0, 1.0)
-        _check(who, "momentum", self.momentum, 0.0, 1.0)
-        _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+        check_range(who, "decay", self.decay, 0.0, 1.0)
+        check_range(who, "momentum", self.momentum, 0.0, 1.0)
+        check_range(who, "eps", self.eps, 0.0, math.inf, open_low=True)
 
     def init(self, params: Array) -> State:
         """Return v, and u where there is momentum."""
@@ -349,7 +269,7 @@ class Adagrad(Optimizer):
 
     def check(self, who: str) -> None:
         """Eps positive."""
-        _check(who, "eps", self.eps, 0.0, math.inf, open_low=True)
+        check_range(who, "eps", self.eps, 0.0, math.inf, open_low=True)
 
     def init(self, params: Array) -> State:
         """Return the sum of squares."""
@@ -371,6 +291,8 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": AdamW,
     "rmsprop": RMSprop,
     "adagrad": Adagrad,
+    "lars": LARS,
+    "lamb": LAMB,
 }
 
 

@@ -38,6 +38,7 @@ class Purpose(enum.IntEnum):
     SPLIT = 3
     DROPOUT = 4
     UNITS = 5
+    BLOCKS = 6
 
 
 def check_seed(seed: object, who: str = "seed") -> int:
@@ -146,18 +147,24 @@ def threefry2x32(base: Key, counter0: Array, counter1: Array) -> tuple[Array, Ar
     return x0, x1
 
 
-def words(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -> Array:
-    """Return ``n`` random int32 words; word i depends on the key and on i alone.
+def words(base: Key, n: int, *, first: int = 0, backend: Any = HOST, device: Any = None) -> Array:
+    """Return ``n`` random int32 words from number ``first`` on; word i depends on the key and on i alone.
 
     Examples
     --------
     >>> words(key(0), 3).tolist() == words(key(0), 5).tolist()[:3]
     True
+    >>> words(key(0), 2, first=3).tolist() == words(key(0), 5).tolist()[3:]
+    True
 
     """
     there, base, (n,) = get_backend(backend, device), _key(base, "words"), _shape((n,), "words")
+    if not 0 <= first <= 2**32 - n:
+        raise ValueError(f"random.words: expected words of numbers 0 to 2**32 - 1, got {n} from {first} on")
+    skipped = first % 2
     with there.scope():
-        return there.xp.reshape(there.xp.stack(_blocks(base, (n + 1) // 2, there), axis=1), (-1,))[:n]
+        pairs = there.xp.stack(_blocks(base, (skipped + n + 1) // 2, there, first // 2), axis=1)
+        return there.xp.reshape(pairs, (-1,))[skipped : skipped + n]
 
 
 def permutation(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -> Array:
@@ -179,8 +186,7 @@ def permutation(base: Key, n: int, *, backend: Any = HOST, device: Any = None) -
 def order(seed: int, epoch: int, n: int) -> Array:
     """Return the order in which epoch number ``epoch`` visits ``n`` samples: a pure function of its arguments.
 
-    A host array, wherever the samples are. The same as :func:`permutation`, by a sort of pairs (word, number), which is
-    faster than a stable one of words.
+    A host array, wherever the samples are: :func:`shuffled` with the key of the epoch.
 
     Examples
     --------
@@ -188,7 +194,19 @@ def order(seed: int, epoch: int, n: int) -> Array:
     True
 
     """
-    xp, base = HOST.xp, fold_in(fold_in(key(seed), Purpose.ORDER), epoch)
+    return shuffled(fold_in(fold_in(key(seed), Purpose.ORDER), epoch), n)
+
+
+def shuffled(base: Key, n: int) -> Array:
+    """Return the same as :func:`permutation` on the host, by a faster sort: of pairs (word, number).
+
+    Examples
+    --------
+    >>> shuffled(key(3), 5).tolist() == permutation(key(3), 5).tolist()
+    True
+
+    """
+    xp = HOST.xp
     pairs = xp.astype(words(base, n), xp.int64) * 2**32 + xp.arange(n, dtype=xp.int64)
     return xp.bitwise_and(xp.sort(pairs), 2**32 - 1)
 
@@ -274,9 +292,9 @@ def normal(
         return xp.reshape(z, shape)
 
 
-def _blocks(base: Key, n: int, there: Backend) -> tuple[Array, Array]:
-    """Return the two words of blocks 0 .. n - 1."""
-    counter = there.xp.arange(n, dtype=there.xp.int32, device=there.device)
+def _blocks(base: Key, n: int, there: Backend, first: int = 0) -> tuple[Array, Array]:
+    """Return the two words of ``n`` blocks."""
+    counter = there.xp.arange(first, first + n, dtype=there.xp.int32, device=there.device)
     return threefry2x32(base, there.xp.zeros_like(counter), counter)
 
 

@@ -126,7 +126,7 @@ class Saver:
                 f"fit: {shown(folder)} holds {len(files)} checkpoint{'s' * (len(files) > 1)} of an earlier training; "
                 "resume=True goes on from there, another folder starts anew"
             )
-        kept, spoiled = newest(folder, "fit", 4)
+        kept, spoiled = newest(folder, "fit")
         if kept is not None:
             check_same(kept.record["configuration"], self.configuration, f"the checkpoint {shown(kept.path)}")
             for kind, things in self.rememberers.items():
@@ -234,11 +234,11 @@ class Saver:
         """Save this from now on, until the next call."""
         self._settled = settled
 
-    def due(self, position: Position) -> bool:
-        """Whether it is time for a save within an epoch."""
+    def due(self, updates: int) -> bool:
+        """Whether it is time for a save within an epoch, after so many updates."""
         seconds, steps = self.where.seconds, self.where.steps
         passed = seconds is not None and time.monotonic() - self._clock >= seconds
-        return passed or (steps is not None and position.updates - self._updates >= steps)
+        return passed or (steps is not None and updates - self._updates >= steps)
 
     def save(self, position: Position, history: History) -> None:
         """Write a position, unless it is on the disk already, and remove what is older than the files to keep.

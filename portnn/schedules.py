@@ -171,6 +171,38 @@ def one_cycle(
     return Formula(f, who, **arguments)
 
 
+def linear_scaling(
+    learning_rate: float, batch_size: int, reference: int = 256, warmup: int = 0, steps: int | None = None
+) -> Schedule:
+    """Return a rate for large batches: learning_rate batch_size / reference, after a rise over ``warmup`` steps.
+
+    The rise is linear, from ``learning_rate``, which suits batches of ``reference`` samples. With ``steps`` half a
+    cosine follows, down to 0 at that step. Source: Goyal et al., "Accurate, large minibatch SGD: training ImageNet in
+    1 hour", arXiv 1706.02677, section 2.2.
+
+    Examples
+    --------
+    >>> f = linear_scaling(0.1, batch_size=1024, warmup=3)
+    >>> [round(f(step), 12) for step in range(5)]
+    [0.1, 0.2, 0.3, 0.4, 0.4]
+
+    """
+    who, warmup = "linear_scaling", _count("linear_scaling", "warmup", warmup, 0)
+    batch_size, reference = _count(who, "batch_size", batch_size, 1), _count(who, "reference", reference, 1)
+    steps = None if steps is None else _count(who, "steps", steps, warmup + 1)
+    learning_rate = _number(who, "learning_rate", learning_rate)
+    peak = learning_rate * batch_size / reference
+
+    def f(step: int) -> float:
+        if step < warmup:
+            return learning_rate + (peak - learning_rate) * step / warmup
+        k = 0.0 if steps is None else min((step - warmup) / (steps - warmup), 1.0)
+        return peak * 0.5 * (1.0 + math.cos(math.pi * k))
+
+    arguments = {"learning_rate": learning_rate, "batch_size": batch_size, "reference": reference, "warmup": warmup}
+    return Formula(f, who, **arguments, **({} if steps is None else {"steps": steps}))
+
+
 @dataclass(repr=False)
 class ReduceOnPlateau:
     """Multiply the rate by ``factor`` when the loss has not fallen for ``patience`` epochs.

@@ -13,7 +13,7 @@ from portnn.error_bars import judged, reference, worst
 from portnn.losses import Loss
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
-from portnn.step import Chunks, copied, make_step
+from portnn.step import Chunks, copied, make_step, parts_of
 
 State = dict[str, Any]
 
@@ -123,7 +123,8 @@ def _same_update(
         with model.scope():
             given = {name: model.backend.asarray(a, copy=True) for name, a in {**state, "grad": grad}.items()}
             params, g = given.pop("params"), given.pop("grad")
-            params, given = optimizer.update(params, g, given, optimizer.row(step), model.decayed())
+            more = {"parts": parts_of(model)} if getattr(optimizer, "by_layer", False) else {}
+            params, given = optimizer.update(params, g, given, optimizer.row(step), model.decayed(), **more)
             after.append(_on_host(model, {"params": params, **given}))
     eps = float(numpy.finfo(first.dtype).eps)
     for name, old in state.items():

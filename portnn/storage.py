@@ -227,7 +227,7 @@ def read_safetensors_file(
         FileNotFoundError, IsADirectoryError, PermissionError, as :func:`open` gives them.
     """
     with naming("read_safetensors_file", path), open(path, "rb") as file:
-        infos, metadata, start = _read_header(file, max_header_bytes)
+        infos, metadata, start = read_header(file, max_header_bytes)
         for name in names or ():
             if name not in infos:
                 raise FormatError(f"there is no tensor {shown(name)}, the file holds {listing(infos)}")
@@ -250,12 +250,12 @@ def read_safetensors_header(
         As :func:`read_safetensors_file`.
     """
     with naming("read_safetensors_header", path), open(path, "rb") as file:
-        infos, metadata, _ = _read_header(file, max_header_bytes)
+        infos, metadata, _ = read_header(file, max_header_bytes)
         return infos, metadata
 
 
-def _read_header(file: BinaryIO, max_header_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
-    """Return the tensors in the order of their bytes, the metadata, and where the bytes start."""
+def read_header(file: BinaryIO, max_header_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
+    """Return the tensors of an open file in the order of their bytes, the metadata, and where the bytes start."""
     size = os.fstat(file.fileno()).st_size
     head = file.read(512)
     if len(head) < 9:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import portnn
-from portnn import MLP, SGD, Adam, AdamW, checkpoint_file, checkpoints, loop, saver, schedules
+from portnn import MLP, SGD, Adam, AdamW, checkpoint_file, checkpoints, loop, saver, schedules, step
 from portnn.callbacks import EarlyStopping
 from portnn.feed import plan
 
@@ -116,7 +116,7 @@ def strike(phase: str, number: int, die: Callable[[], Any]) -> contextlib.ExitSt
         stack.callback(setattr, of, name, original)
 
     if phase == "step":
-        wrap(loop.Chunks, "run")
+        wrap(step.Chunks, "run")
     elif phase == "read":
         wrap(loop, "read_back", after=True)
     elif phase == "write":

@@ -1281,7 +1281,7 @@ def test_one_pass_of_few_steps_is_not_recorded(monkeypatch):
         made.append(how)
         return real(backend, step, how, *rest)
 
-    monkeypatch.setattr(portnn.training, "Chunks", chunks)
+    monkeypatch.setattr(portnn.preparation, "Chunks", chunks)
     a, b = pair("MLPClassifier")
     for estimator in (a, b):
         estimator.partial_fit(IRIS[:64], SPECIES[:64], classes=[0, 1, 2])

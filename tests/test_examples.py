@@ -218,10 +218,11 @@ def test_every_option_is_heard(run, folder):
         **{"--save": "all.safetensors", "--plot": "all", "--report": "all.json", "--checkpoint": "all-run"},
     }
     flags = [word for pair in options.items() for word in pair]
-    done = run("mnist.py", *flags, "--hidden", 32, 32, "--residual", "--resume", "--quiet")
+    switches = ["--residual", "--resume", "--quiet", "--distributed"]  # of one rank
+    done = run("mnist.py", *flags, "--hidden", 32, 32, *switches)
     assert done == (0, "", "")
     known = set(re.findall(r"(?<!\S)--[a-z-]+", run("mnist.py", "--help").out))
-    assert known - {"--help"} == {*options, "--hidden", "--residual", "--resume", "--quiet"}
+    assert known - {"--help"} == {*options, "--hidden", *switches}
 
     x_train, t_train, x, t = portnn.datasets.load_digits()
     parts = {"dropout": 0.1, "normalization": "batch", "residual": True}

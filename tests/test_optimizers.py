@@ -313,11 +313,13 @@ class TestConverges:
         ("adamw", AdamW, 1e-3),
         ("rmsprop", RMSprop, 1e-2),
         ("adagrad", Adagrad, 1e-2),
+        ("lars", portnn.LARS, 1.0),
+        ("lamb", portnn.LAMB, 1e-3),
     ],
 )
 def test_every_name_stands_for_its_class(name, kind, rate):
     assert get_optimizer(name) == kind(rate)
-    assert len(OPTIMIZERS) == 5
+    assert len(OPTIMIZERS) == 7
 
 
 @pytest.mark.parametrize("missing", ["init", "row", "update"])

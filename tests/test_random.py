@@ -376,7 +376,7 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch():
 
 def test_the_numbers_of_the_purposes_never_change():
     assert {p.name: p.value for p in random.Purpose} == {
-        **{"PARAMETERS": 1, "ORDER": 2, "SPLIT": 3, "DROPOUT": 4, "UNITS": 5},
+        **{"PARAMETERS": 1, "ORDER": 2, "SPLIT": 3, "DROPOUT": 4, "UNITS": 5, "BLOCKS": 6},
     }
 
 

@@ -39,6 +39,11 @@ CASES = {
         tolerances.network(A32, [B32, B32[:4]], [None, BIAS32], HIDDEN_AND_OUT, np.float32),
     ),
     "exchanged": (A32 @ B32, wide(A32) @ wide(B32), tolerances.exchanged(A32 @ B32, 300, np.float32)),
+    "of_ranks": (
+        A32[:, :250] @ B32[:250],
+        A32[:, :120] @ B32[:120] + A32[:, 120:250] @ B32[120:250],
+        tolerances.of_ranks(A32[:, :250].T, B32[:250], np.float32),
+    ),
     "long_sum": (LONG.sum(axis=1), wide(LONG).sum(axis=1), tolerances.long_sum(LONG, 1, np.float32)),
     "few_steps": (GRADIENT * (1.0 + 2.0**-52), GRADIENT, tolerances.few_steps(GRADIENT, np.float64)),
     "first_gradient": (GRADIENT * (1.0 + 2.0**-52), GRADIENT, tolerances.first_gradient(GRADIENT, np.float64)),

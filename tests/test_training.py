@@ -373,7 +373,7 @@ def test_evaluate_and_predict_in_chunks_are_the_direct_call(library, monkeypatch
     asked: list[int] = []
     gather, in_order = Feed.gather, Feed.in_order
     monkeypatch.setattr(Feed, "gather", lambda self, rows: asked.append(rows.stop - rows.start) or gather(self, rows))
-    monkeypatch.setattr(Feed, "in_order", lambda self, rows=None: in_order(self, 15))
+    monkeypatch.setattr(Feed, "in_order", lambda self, rows=None, *of: in_order(self, 15, *of))
     assert_within(library.to_numpy(portnn.predict(model, x)), direct, first_gradient(direct, "float64"))
     assert_within(portnn.predict(model, X.astype("float64")), direct, first_gradient(direct, "float64"))
     result = portnn.evaluate(model, x, LABELS, sample_weight=WEIGHTS)

@@ -260,6 +260,10 @@ class Backend:
         shared = None if rounded and theirs.memory_of(x) == (1, 0) else self.shared(x, theirs)
         return self.asarray(theirs.to_numpy(x) if shared is None else shared, dtype, copy=True)
 
+    def index(self, rows: numpy.ndarray) -> Any:
+        """Return numbers of rows as :meth:`take` and :class:`Rows` want them."""
+        return self.asarray(rows)
+
     def take(self, a: Array, index: Array | slice) -> Array:
         """Return the rows of ``a`` at a slice or at an index array of its library."""
         return a[index, ...] if isinstance(index, slice) else self.xp.take(a, index, axis=0)
@@ -267,6 +271,14 @@ class Backend:
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy or view an array of this library as a NumPy array in host memory."""
         return numpy.asarray(x) if hasattr(x, "__array__") else numpy.from_dlpack(x)
+
+    def put_back(self, host: numpy.ndarray, a: Array) -> Array:
+        """Return host numbers as an array like ``a``: written to its memory, where that can be done."""
+        return self.asarray(host, a.dtype)
+
+    def reducer(self, ranks: Any) -> Callable[[Array], Array] | None:
+        """Return what sums an array over ranks without the host, see :mod:`portnn.ranks`; None where nothing does."""
+        return None
 
     def ran_out_of_memory(self, error: BaseException) -> bool:
         """Whether the library says in ``error`` that memory ran out."""
@@ -304,6 +316,15 @@ class Backend:
             return state, summed(total)
 
         return run
+
+
+def own_device(ranks: Any, device: Any) -> bool:
+    """Whether each rank names a device, by what no other has on any machine: between those NCCL sums.
+
+    ``device`` is None on a rank that has none. All ranks ask, and are told the same.
+    """
+    devices = [str(device) for device in ranks.gathered(device) if device is not None]
+    return len(set(devices)) == ranks.size > 1
 
 
 def table(rows: Sequence[Sequence[Any]], dtype: Any) -> numpy.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Chunk, Step
+from portnn.backends.base import Array, Backend, Chunk, Step, own_device
 from portnn.backends.cupy_graph import capture
 from portnn.backends.graphs import GraphChunk
 from portnn.errors import BackendError, reason
@@ -111,6 +111,31 @@ class CupyBackend(Backend):
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Copy to the host; CuPy never does so by itself."""
         return x.get()
+
+    def put_back(self, host: numpy.ndarray, a: Array) -> Array:
+        """Upload to its memory."""
+        a.set(host)
+        return a
+
+    def reducer(self, ranks: Any) -> Callable[[Array], Array] | None:
+        """NCCL, where each rank has a GPU of its own; its number is told over MPI."""
+        import cupy
+        from cupy.cuda import nccl
+
+        if not own_device(ranks, cupy.cuda.runtime.getDeviceProperties(self.device.id)["uuid"].hex() or None):
+            return None
+        if not all(ranks.gathered(bool(nccl.available))):
+            return None
+        unique = ranks.told(nccl.get_unique_id() if ranks.rank == 0 else None)
+        group = nccl.NcclCommunicator(ranks.size, unique, ranks.rank)
+        kinds = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
+
+        def reduce(a: Array) -> Array:
+            stream, here = cupy.cuda.get_current_stream(), a.data.ptr
+            group.allReduce(here, here, a.size, kinds[a.dtype.name], nccl.NCCL_SUM, stream.ptr)
+            return a
+
+        return reduce
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """Return the chunk as CUDA graphs of many steps; with members as a loop: their products cannot be captured."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Chunk, Rows, Step
+from portnn.backends.base import Array, Backend, Chunk, Rows, Step, own_device
 from portnn.backends.graphs import GraphChunk
 from portnn.backends.replay import Replaying
 from portnn.backends.tape import Call
@@ -193,6 +194,32 @@ class TorchBackend(Replaying):
     def to_numpy(self, x: Array) -> numpy.ndarray:
         """Through the CPU."""
         return x.detach().cpu().numpy()
+
+    def put_back(self, host: numpy.ndarray, a: Array) -> Array:
+        """On the CPU the numbers most often are in its memory already."""
+        there = self.xp.from_numpy(host)
+        return a if there.data_ptr() == a.data_ptr() else a.copy_(there)
+
+    def reducer(self, ranks: Any) -> Callable[[Array], Array] | None:
+        """NCCL, where each rank has a GPU of its own: torch's, bootstrapped over MPI."""
+        import torch
+        import torch.distributed
+
+        between: Any = torch.distributed
+        here = self.device.type == "cuda" and between.is_available() and between.is_nccl_available()
+        if not own_device(ranks, torch.cuda.get_device_properties(self.device).uuid if here else None):
+            return None
+        name = socket.gethostname()
+        listening = between.TCPStore(name, 0, is_master=True) if ranks.rank == 0 else None
+        where = ranks.told(None if listening is None else (name, listening.port))
+        store = listening or between.TCPStore(*where, is_master=False)
+        group = between.ProcessGroupNCCL(store, ranks.rank, ranks.size)  # of its own, beside any of the process
+
+        def reduce(a: Array) -> Array:
+            group.allreduce([a]).wait()
+            return a
+
+        return reduce
 
     def loop_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """Return the plain loop, without autograd's bookkeeping."""

@@ -5,9 +5,11 @@ from portnn.datasets.csv_table import read_csv
 from portnn.datasets.digits import load_digits
 from portnn.datasets.idx import read_idx, read_idx_pair, write_idx
 from portnn.datasets.mnist import load_mnist
+from portnn.datasets.streams import Stream
 from portnn.datasets.tensors import read_safetensors
 
 __all__ = [
+    "Stream",
     "load_digits",
     "load_mnist",
     "read_columns",

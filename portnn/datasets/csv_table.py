@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, cast
 import numpy as np
 
 from portnn.datasets.decimals import MAX_FIELD, MAX_LINE, bare, decimals
-from portnn.datasets.stream import open_data
+from portnn.datasets.gzipped import open_data
 from portnn.errors import FormatError
 from portnn.files import StrPath, listing, looks_like, shown
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from portnn.datasets.stream import is_inflated, open_data
+from portnn.datasets.gzipped import is_inflated, open_data
 from portnn.errors import FormatError
 from portnn.files import StrPath, atomic_write, check_shape, looks_like, shown
 
@@ -100,22 +100,8 @@ def check_pair(images: np.ndarray, labels: np.ndarray, where: str) -> None:
 
 def parse_idx(stream: BinaryIO, most: int) -> np.ndarray:
     """The array in an open stream that can deliver at most ``most`` bytes."""
-    head = stream.read(4)
-    if len(head) < 4 or head[:2] != b"\0\0":
-        kind = looks_like(head + stream.read(508))
-        raise FormatError(f"an IDX file begins with two zero bytes, type and rank, found {head!r} at offset 0{kind}")
-    if (dtype := _DTYPES.get(head[2])) is None:
-        raise FormatError(f"IDX type 0x{head[2]:02X} at offset 2, expected 08, 09, 0B, 0C, 0D or 0E")
-    if head[3] == 0:
-        message = "IDX rank 0 at offset 3, expected at least 1"
-        raise FormatError(message)
-    extents = stream.read(4 * head[3])
-    if len(extents) < 4 * head[3]:
-        raise FormatError(f"the file ends at offset {4 + len(extents)}, within the {head[3]} IDX extents")
-    shape = tuple(int.from_bytes(extents[i : i + 4], "big") for i in range(0, len(extents), 4))
-    check_shape(shape, "the IDX array at offset 4")
+    shape, dtype, start = read_idx_header(stream)
     needed = math.prod(shape) * dtype.itemsize  # Python integers: 65536**4 does not wrap to 0
-    start = 4 + len(extents)
     if start + needed > most:
         what = f"IDX shape {shape} at offset 4"
         raise FormatError(f"{what} needs {start + needed} bytes, the file can hold at most {most}")
@@ -130,6 +116,25 @@ def parse_idx(stream: BinaryIO, most: int) -> np.ndarray:
     if not dtype.isnative:
         array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
     return array
+
+
+def read_idx_header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape and dtype, as stored, of the array in an open stream, and the offset of its first byte."""
+    head = stream.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0":
+        kind = looks_like(head + stream.read(508))
+        raise FormatError(f"an IDX file begins with two zero bytes, type and rank, found {head!r} at offset 0{kind}")
+    if (dtype := _DTYPES.get(head[2])) is None:
+        raise FormatError(f"IDX type 0x{head[2]:02X} at offset 2, expected 08, 09, 0B, 0C, 0D or 0E")
+    if head[3] == 0:
+        message = "IDX rank 0 at offset 3, expected at least 1"
+        raise FormatError(message)
+    extents = stream.read(4 * head[3])
+    if len(extents) < 4 * head[3]:
+        raise FormatError(f"the file ends at offset {4 + len(extents)}, within the {head[3]} IDX extents")
+    shape = tuple(int.from_bytes(extents[i : i + 4], "big") for i in range(0, len(extents), 4))
+    check_shape(shape, "the IDX array at offset 4")
+    return shape, dtype, 4 + len(extents)
 
 
 def _body(stream: BinaryIO, start: int, needed: int, shape: tuple[int, ...]) -> Iterator[bytes]:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from portnn.datasets.gzipped import inflated, open_data
 from portnn.datasets.idx import idx_chunks, parse_idx
-from portnn.datasets.stream import inflated, open_data
 from portnn.errors import FormatError
 from portnn.files import StrPath, atomic_write, naming, shown
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from portnn.datasets.csv_table import _are_names, _blocks, _fail, _fields, _first_line, _Layout, halves
 from portnn.datasets.decimals import MAX_FIELD, MAX_LINE
-from portnn.datasets.stream import open_data
+from portnn.datasets.gzipped import open_data
 from portnn.files import StrPath, shown
 
 _DELIMITERS = ",;\t|"
