@@ -32,14 +32,13 @@ SIZES, LOCAL, STEPS = [784, 128, 10], 128, 200
 def seconds(n_params: int, ranks: int, alone: float, latency: float, bandwidth: float, width: int = 4) -> float:
     """Return the time of a step by the model: what a rank computes, and the sum of a gradient over all of them.
 
-    A sum over P ranks in rings takes 2 (P - 1) messages of n / P numbers, or 2 log2(P) of all: the faster of the two.
+    A sum over P ranks takes 2 (P - 1) messages of n / P numbers in a ring, or 2 log2(P) messages of as many numbers in
+    all by halving and doubling: with the latter there is never more to wait for.
     """
     if ranks == 1:
         return alone
     size = n_params * width
-    ring = 2 * (ranks - 1) * (latency + size / ranks / bandwidth)
-    tree = 2 * np.ceil(np.log2(ranks)) * (latency + size / bandwidth)
-    return float(alone + min(ring, tree))
+    return float(alone + 2 * np.ceil(np.log2(ranks)) * latency + 2 * (ranks - 1) / ranks * size / bandwidth)
 
 
 def in_halves(ready: Any) -> Any:
@@ -68,16 +67,17 @@ def measure() -> dict[str, float]:
     for name, length in (("few", 16), ("all", model.n_params)):
         a, times = np.zeros(length, dtype="float32"), []
         for _ in range(200):
+            given = a.copy()
             comm.Barrier()
             began = time.perf_counter()
-            comm.Allreduce(a.copy(), a)
+            comm.Allreduce(given, a)
             times.append(time.perf_counter() - began)
         sums[name] = statistics.median(times)
     return {"step": step, **sums} if rank == 0 else {}
 
 
 def predicted() -> str:
-    """Return the table for data-centre GPUs: assumed, not measured, see docs/scaling.md."""
+    """Return the table for data-center GPUs: assumed, not measured, see docs/scaling.md."""
     rate, floor, rows = 50e12, 50e-6, []
     for name, n_params, b in (("784-128-10", 101_770, 128), ("784-4096-4096-10", 20_037_642, 1024)):
         alone = max(floor, 6 * n_params * b / rate)
@@ -92,7 +92,7 @@ def predicted() -> str:
 def main() -> None:
     """Measure, compare, and write it down."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="1 and 2 must be among them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--predict", action="store_true", help="print the table of docs/scaling.md for GPUs instead")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -132,7 +132,8 @@ def main() -> None:
 
 {"-".join(map(str, SIZES))} ({n_params:,} parameters), SGD, {LOCAL} samples per rank and step, NumPy with one thread per
 rank, on {os.cpu_count()} cores: more ranks than cores share them. Medians of {args.rounds} rounds in turns.
-Made by `python benchmarks/scaling.py --ranks {" ".join(map(str, args.ranks))}`.
+Each round counts the fastest of three epochs; efficiency is the median of the rounds' ratios. Made by
+`python benchmarks/scaling.py --ranks {" ".join(map(str, args.ranks))} --rounds {args.rounds} --write`.
 
 | ranks | batch | step, us | sum of a gradient, us | efficiency (lowest - highest round) | predicted |
 |---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""A set of samples larger than the memory it is trained in, beside the same samples in memory: seconds, peak, bits.
+"""Samples streamed from files in bounded memory, beside the same samples in memory: seconds, peak, bits.
 
     python benchmarks/streaming.py --gigabytes 10 --folder /somewhere/large
 
@@ -132,7 +132,9 @@ def main() -> None:
     text = f"""# {args.gigabytes:g} GB of samples, streamed and in memory
 
 {n:,} samples of {FEATURES} float32 in {SHARDS} npy files, 784-128-10, SGD, batch 128, one epoch; NumPy with
-{args.threads} thread(s) for the products. Made by `python benchmarks/streaming.py`.
+{args.threads} thread(s) for the products. The files fit into the system's cache: the speed of a disk is
+not part of this. Made by
+`python benchmarks/streaming.py --gigabytes {args.gigabytes:g} --folder F --rounds {args.rounds} --write`.
 
 | | in memory | streamed |
 |---|---|---|

@@ -36,7 +36,7 @@ def main() -> int:
     """Ask, load, train, and say how it went."""
     args = parse()
     comm = portnn.distributed.world() if args.distributed else None
-    first = comm is None or comm.Get_rank() == 0  # which alone prints and writes
+    first = comm is None or comm.Get_rank() == 0  # which alone prints, and writes results
     if comm is not None:
         args.device = own_device(args, comm)
     say = (lambda *lines: print(*lines, flush=True)) if first and not args.quiet else (lambda *lines: None)
@@ -199,7 +199,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", metavar="FILE.json", help="write everything that was measured")
     parser.add_argument("--checkpoint", metavar="DIR", help="save the training after every epoch and every minute")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
-    parser.add_argument("--distributed", action="store_true", help="on the ranks that mpiexec started, see above")
+    parser.add_argument("--distributed", action="store_true", help="share every batch among the ranks of mpiexec")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     if args.resume and not args.checkpoint:
@@ -209,7 +209,7 @@ def parse() -> argparse.Namespace:
 
 def own_device(args: argparse.Namespace, comm: Any) -> str | None:
     """Return the GPU of this rank where GPUs are asked for: the ranks of a machine take them in turns."""
-    if args.backend != "cupy" and args.device != "cuda":
+    if args.device not in (None, "cuda") or (args.device is None and args.backend != "cupy"):
         return args.device
     gpus = [name for name in portnn.backends.get_backend(args.backend).devices() if name.startswith("cuda")]
     return gpus[portnn.distributed.local_rank(comm) % len(gpus)] if gpus else args.device

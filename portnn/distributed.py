@@ -10,7 +10,7 @@ All ranks run the whole script with the same data. ``-m mpi4py`` ends all of the
 up their gradients: up to rounding the training is that of one process, and so are its history and its checkpoints,
 which another number of ranks can go on with.
 
-``python -m pip install "portnn[mpi]"`` brings mpi4py and an MPI.
+``python -m pip install mpi4py mpich`` brings what it needs (on Windows: mpi4py and Microsoft MPI).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def world() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # which says that no MPI is found
-        message = 'distributed.world: mpi4py or an MPI is missing: python -m pip install "portnn[mpi]"'
+        message = "distributed.world: mpi4py or an MPI is missing: python -m pip install mpi4py mpich"
         raise ImportError(message) from error
     return MPI.COMM_WORLD
 
@@ -84,8 +84,9 @@ def local_rank(comm: Any) -> int:
 def fit_members(model: MLP, x: Array, t: Array, *, comm: Any, **options: Any) -> History:
     """Train the members of an ensemble, each on one of the ranks of ``comm``, and return the history of all of them.
 
-    Members have nothing to do with each other, so ranks meet only in the end, when all are told the parameters and the
-    history. Each member is what it would be in ``fit(model, x, t, **options)``.
+    Members have nothing to do with each other, so ranks meet only at the start, where rank 0's parameters are sent, and
+    in the end, when all are told the parameters and the history. Up to rounding each member is what it would be in
+    ``fit(model, x, t, **options)``. Ctrl-C is a KeyboardInterrupt, and the model is as it was.
 
     Parameters
     ----------

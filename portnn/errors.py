@@ -18,7 +18,7 @@ class OtherFile(FormatError):
 
 
 class RankError(RuntimeError):
-    """Another rank of a training on many ended it; the message says which, and with what."""
+    """Another rank of a training failed; the message names the rank and its error."""
 
 
 class NonFiniteError(FloatingPointError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy
 
 from portnn import plots
 from portnn.backends import Array, get_backend
+from portnn.errors import reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,6 +121,28 @@ def plain(value: Any) -> Any:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return get_backend(value).to_numpy(value).tolist()
     return value
+
+
+def sendable(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lists with Python's numbers, to be sent to other ranks; TypeError for what cannot be.
+
+    Examples
+    --------
+    >>> sendable({"f1": [numpy.float32(0.5)]})
+    {'f1': [0.5]}
+
+    """
+    lists = {name: plain(values) for name, values in history.items()}
+    for name, values in lists.items():
+        try:
+            json.dumps(values)
+        except (TypeError, ValueError) as error:
+            message = (
+                f"fit: history[{name!r}] holds what cannot be sent to other ranks ({reason(error)}); let callbacks "
+            )
+            message += "append numbers, texts, and lists and dicts of them"
+            raise TypeError(message) from None
+    return lists
 
 
 def flat(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Updates for large batches: each weight has a step as long as it is itself, times the learning rate.
+"""Updates for large batches: the step of each weight is as long as the weight itself, times the learning rate.
 
 Large batches want large learning rates, for which the gradients of some layers are too long beside their weights and
 those of others too short. What is scaled are the weights, each as one vector over all its entries; biases, gains and
@@ -68,7 +68,7 @@ class LARS(Optimizer):
     """v <- momentum v + rate r u, p <- p - v, with u = g + weight_decay p and r = trust |w| / (|u| + eps) per weight.
 
     With Nesterov's step p <- p - (momentum v + rate r u). r is 1 for biases, gains and shifts, which do not decay, and
-    for a weight or a step of length 0. As optax.lars with masks that leave those out; the paper divides by
+    for a weight or a step of length 0. As optax.lars with both masks leaving those out; the paper divides by
     |g| + weight_decay |w| in the place of |u|.
 
     Source: You, Gitman, Ginsburg, "Large batch training of convolutional networks", arXiv 1708.03888.
@@ -131,9 +131,10 @@ class LARS(Optimizer):
 class LAMB(Optimizer):
     """p <- p - rate r u, u = m / (sqrt(v) + eps) + weight_decay p, r = |w| / |u| per weight; m, v are those of Adam.
 
-    r is 1 for biases, gains and shifts, which do not decay, and for a weight or a step of length 0. As optax.lamb with
-    masks that leave those out. Source: You et al., "Large batch optimization for deep learning: training BERT in 76
-    minutes", ICLR 2020, algorithm 2 with the identity for its function of |w|.
+    r is 1 for biases, gains and shifts, which do not decay, and for a weight or a step of length 0. As the parts of
+    optax.lamb in a chain, with masks on decay and trust ratio; itself it scales biases, too. Source: You et al., "Large
+    batch optimization for deep learning: training BERT in 76 minutes", ICLR 2020, algorithm 2 with the identity for its
+    function of |w|.
 
     Examples
     --------

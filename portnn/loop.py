@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +17,11 @@ from portnn.callbacks import Callback, called, during
 from portnn.checkpoint_record import Kept
 from portnn.diagnosis import Fault, first_fault, read_back, watched
 from portnn.dropout import sample_words
-from portnn.errors import NonFiniteError, reason
+from portnn.errors import NonFiniteError
 from portnn.evaluation import Judge, added, judged, means
 from portnn.feed import places_of, plan
 from portnn.group import Group
-from portnn.history import History, Reached, plain
+from portnn.history import History, Reached, sendable
 from portnn.interrupts import uninterrupted
 from portnn.memory import checkpoint_wants, enough, state_wants, training_wants
 from portnn.mlp import MLP
@@ -63,6 +62,7 @@ class Loop:
     names: tuple[str, ...] = field(init=False)  # of the arrays that must stay finite
     written: int = field(init=False, default=0)  # epochs that are in the history
     called: bool = field(init=False, default=False)  # the first has callbacks
+    _schedules: list[Any] = field(init=False, default_factory=list)  # of other ranks, and what they remembered
     _next: tuple[int, Any] = field(init=False, default=(-1, None))  # an epoch and its order
 
     def __post_init__(self) -> None:
@@ -76,31 +76,40 @@ class Loop:
         step, the model and the schedules are as they were.
         """
         given: State | None = self.position.state if kept is None else copied(self.model.backend, _held(self.model))
-        telling = False
+        telling, stack = False, contextlib.ExitStack()
         try:
             if kept is not None:
                 state = self.position.state  # what callbacks begin with
                 self.model.params, self.model.running = state["params"], state.get("running")
-            with contextlib.ExitStack() as stack:
-                with self.group.together():
-                    stack.enter_context(during(self.callbacks, self.model, self.history))
-                    self._begin(kept)
-                self._be_as_the_first()
-                given, telling = None, self.called
-                history = self._run(self.group.told(epochs))
-                with self.group.together():
-                    stack.close()  # callbacks may put the best parameters back
+            with self.group.together():
+                stack.enter_context(during(self.callbacks, self.model, self.history))
+                self._begin(kept)
+            self._be_as_the_first()
+            given, telling = None, self.called
+            history = self._run(self.group.told(epochs))
+            with self.group.together():
+                stack.close()  # callbacks may put the best parameters back
             self._hold_as_told(telling)
             return history
         except BaseException as error:
-            if self.group.agreed(error):
-                self._hold_as_told(telling)
-            if given is not None:
-                with uninterrupted():
-                    self.model._adopt(given["params"], given.get("running"))
-                    if self.saver is not None:
-                        self.saver.put_back()
+            agreed = self.group.agreed(error)
+            try:
+                with self.group.together() if agreed else contextlib.nullcontext():
+                    stack.__exit__(type(error), error, error.__traceback__)
+                self._hold_as_told(telling and agreed)
+            finally:
+                if given is not None:
+                    self._put_back(given)
             raise
+
+    def _put_back(self, given: State) -> None:
+        """Have the model, and the schedules, as they were."""
+        with uninterrupted():
+            self.model._adopt(given["params"], given.get("running"))
+            if self.saver is not None:
+                self.saver.put_back()
+            for schedule, state in self._schedules:
+                schedule.restore(state)
 
     def _begin(self, kept: Kept | None) -> None:
         """Start from what ``on_begin`` has left in the model, or from a checkpoint."""
@@ -124,10 +133,14 @@ class Loop:
         self.position = self.group.told(place)._replace(state=self._told(state))
         schedules = observers(getattr(self.optimizer, "learning_rate", None))
         states = self.group.told([schedule.state() for schedule in schedules if remembers(schedule)])
-        for schedule, seen in zip(filter(remembers, schedules), states, strict=True):
+        if self.group.rank:
+            self._schedules = [(schedule, schedule.state()) for schedule in filter(remembers, schedules)]
+        for (schedule, _), seen in zip(self._schedules, states, strict=False):
             schedule.restore(seen)
+        with self.group.together():
+            lists = sendable(self.history)
         lists, self.history.names, self.history.epochs, self.gone = self.group.told(
-            (self.history.to_dict(), self.history.names, self.history.epochs, list(self.gone))
+            (lists, self.history.names, self.history.epochs, list(self.gone))
         )
         if self.group.rank:
             self.history.clear()
@@ -151,9 +164,7 @@ class Loop:
 
         KeyboardInterrupt on all where Ctrl-C was pressed since the last chunk of steps.
         """
-        if self.group.size == 1:
-            return
-        digest, state = hashlib.sha256(), self.position.state
+        digest, state = hashlib.sha256(), self.position.state if self.group.size > 1 else {}
         for name in sorted(state):
             digest.update(numpy.ascontiguousarray(self.model.backend.to_numpy(state[name])).tobytes())
         found = self.group.gathered((digest.hexdigest(), self.group.pressed()))
@@ -203,12 +214,14 @@ class Loop:
             for start, steps, size in self._chunks():
                 stop, state, count = start + steps * size, self.position.state, self.position.updates
                 rows = self.group.told(_rows(self.optimizer, count, steps))
-                with enough(backend, functools.partial(training_wants, model, steps, size)):
+                wanted = functools.partial(training_wants, model, steps, size)
+                with enough(backend, wanted):
                     # Kept aside: what training goes back to where the chunk is interrupted or meets a NaN.
                     before = copied(backend, state)
                     self.position = self.position._replace(state=before)
-                    with self._reading():
-                        chunk = visit.chunk(start, steps, size)
+                with self._reading() if feed.from_files else enough(backend, wanted):
+                    chunk = visit.chunk(start, steps, size)
+                with enough(backend, wanted):
                     totals = visit.totals(start, steps, size)
                     if drops(model):
                         words = sample_words(self.seed, epoch, steps * size, start)
@@ -312,18 +325,10 @@ class Loop:
         self._save()
 
     def _lists_of_callbacks(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Return what callbacks have written down, for the other ranks; TypeError for what cannot be sent to them."""
+        """Return what callbacks have written down, for the other ranks."""
         if self.group.size == 1:
             return {}
-        lists = {name: plain(v) for name, v in self.history.items() if name not in entry and name not in self.gone}
-        for name, values in lists.items():
-            try:
-                json.dumps(values)
-            except (TypeError, ValueError) as error:
-                message = f"fit: history[{name!r}] holds what cannot be sent to other ranks ({reason(error)}); let "
-                message += "callbacks append numbers, texts, and lists and dicts of them"
-                raise TypeError(message) from None
-        return lists
+        return sendable({n: v for n, v in self.history.items() if n not in entry and n not in self.gone})
 
     def _as_called(self, ended: bool, state: State, more: dict[str, Any]) -> tuple[bool, State]:
         """Have what callbacks, which the first of the group has called, left in the model and in the history."""

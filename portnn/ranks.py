@@ -24,6 +24,7 @@ from portnn.errors import NonFiniteError, RankError, reason, shown
 from portnn.group import Group
 
 PATIENCE = 3.0  # seconds that a rank which fails waits for the others to end as well
+PRESSED = "KeyboardInterrupt"
 FAILED = 1  # the tag of the message that a rank has failed
 MOST = 2**26  # numbers of a message: some implementations count its bytes in 31 bits
 
@@ -45,7 +46,7 @@ class Ranks(Group):
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._work: Any = None
         self._reduce: Callable[[Array], Array] | None = None
-        self._pressed = self.heeded = False
+        self._pressed = self.heeded = self._shouted = False
         self._agreed: BaseException | None = None
 
     # -- together -----------------------------------------------------------------------------------------------------
@@ -71,7 +72,8 @@ class Ranks(Group):
         """Wait for the others to end; RankError where another failed, and the end of the job where they do not come."""
         request, began = ends.Ibarrier(), time.monotonic()
         while not request.Test():
-            if error is not None and time.monotonic() - began > PATIENCE:
+            alone = error is not None and not self.agreed(error)
+            if error is not None and alone and time.monotonic() - began > PATIENCE:
                 said = "".join(traceback.format_exception(error))
                 whose = f"{self._who}: rank {self.rank} of {self.size} ends the job:"
                 print(f"{whose}\n{said}", file=sys.stderr, flush=True)
@@ -80,9 +82,12 @@ class Ranks(Group):
                 code = error.code if isinstance(error, SystemExit) else 1
                 self._given.Abort(code if isinstance(code, int) and 0 < code < 256 else 1)
             time.sleep(0.001)
-        said = ends.allgather(None if error is None else _packed(error))
+        each = ends.allgather((None if error is None else _packed(error), self._shouted))
+        for rank, (_, shouted) in enumerate(each):
+            if shouted and rank != self.rank:
+                self._work.recv(source=rank, tag=FAILED)
         if error is None:
-            self._raise_first(said)
+            self._raise_first([packed for packed, _ in each])
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -93,6 +98,8 @@ class Ranks(Group):
         except (Exception, KeyboardInterrupt) as error:
             own = error
         said = self._work.allgather(None if own is None else _packed(own))
+        if isinstance(own, KeyboardInterrupt) and any(packed and packed[0] != PRESSED for packed in said):
+            own = None  # what is worse is raised on all
         if own is not None:
             self.heeded = self.heeded or isinstance(own, KeyboardInterrupt)
             raise self.of_all(own)
@@ -100,11 +107,12 @@ class Ranks(Group):
 
     def _raise_first(self, said: list[Any]) -> None:
         failed = [rank for rank, packed in enumerate(said) if packed is not None]
+        failed.sort(key=lambda rank: said[rank][0] == PRESSED)
         if failed:
             kind, text, fields = said[failed[0]]
             if kind == "NonFiniteError":
                 raise self.of_all(NonFiniteError(text, **fields))
-            if kind == "KeyboardInterrupt":
+            if kind == PRESSED:
                 self.heeded = True
                 raise self.of_all(KeyboardInterrupt())
             others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
@@ -156,6 +164,7 @@ class Ranks(Group):
 
     def shout(self) -> None:
         """Let the others know, where they listen, that this rank has failed."""
+        self._shouted = True
         for rank in range(self.size):
             if rank != self.rank:
                 self._work.isend(None, rank, tag=FAILED)

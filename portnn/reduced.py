@@ -26,7 +26,7 @@ from portnn.pure import Pure
 from portnn.step import Chunks, Pieces, copied
 
 GRADIENT = "gradient of the batch"
-YOUNG = 5  # calls of a chunk after which it has been recorded and compared
+YOUNG = 7  # calls of a chunk after which it has been recorded and compared
 
 
 class Halves:

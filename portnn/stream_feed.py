@@ -15,6 +15,7 @@ from portnn.checks import check_finite
 from portnn.datasets.streams import AHEAD, Epoch, Stream, Window
 from portnn.feed import CHUNK_ROWS, Feed, Visit, as_index, rows_per_chunk, totals_of
 from portnn.group import ALONE, Group
+from portnn.memory import enough
 
 
 class StreamFeed(Feed):
@@ -183,14 +184,7 @@ class StreamVisit(Visit):
         if buffer is not None and len(buffer) >= n:
             return buffer
         most = min(stream.window_rows, self.feed.n) // self.group.size + self._batch_size
-        try:
-            return numpy.empty((max(n, min(most, stream.window_rows)), stream.shape[1]), stream.dtype)
-        except MemoryError:
-            held = stream.memory
-            message = (
-                f"{self.feed.who}: out of memory: windows of the Stream want about {held} bytes; give it less memory"
-            )
-            raise MemoryError(message) from None
+        return numpy.empty((max(n, min(most, stream.window_rows)), stream.shape[1]), stream.dtype)
 
     def _fill(
         self, x: numpy.ndarray, numbers: list[int], places: numpy.ndarray, ends: numpy.ndarray, part: list[int]
@@ -219,7 +213,12 @@ class StreamVisit(Visit):
         return numpy.flatnonzero(mine)
 
     def chunk(self, start: int, steps: int, size: int) -> dict[str, Rows]:
-        """Return the next samples."""
+        """Return the next samples; MemoryError with what windows want."""
+        wanted = f"windows of the Stream want about {self.feed.stream.memory} bytes; give it less memory"
+        with enough(self.feed.backend, lambda: f"{self.feed.who}: out of memory: {wanted}"):
+            return self._next(steps, size)
+
+    def _next(self, steps: int, size: int) -> dict[str, Rows]:
         share = self.group.share(size)
         n = steps * (share.stop - share.start)
         if self._used is not None:

@@ -74,8 +74,8 @@ def fit(
         Compute gradients for so many samples of a batch at a time and add them up: the same update, up to rounding, in
         less memory. Not with batch norm, whose statistics are those of a batch, nor with a loss that takes the mean.
     validation_data, validation_split
-        A pair (x, t), or a stream; or the fraction of the samples that is held out, chosen by ``seed``. ``val_loss``
-        counts class weights as the training does, and the sample weights of held-out samples.
+        A pair (x, t), or a stream; or the fraction of the samples (not of a stream) that is held out, chosen by
+        ``seed``. ``val_loss`` counts class weights as the training does, and the sample weights of held-out samples.
     sample_weight, class_weight, l1, l2
         As in :meth:`portnn.MLP.loss_and_grad`.
     clip_value, clip_norm
@@ -87,12 +87,12 @@ def fit(
         samples, whatever their weights.
     shuffle, seed
         The order of an epoch is a pure function of (seed, epoch), the same on every backend; False keeps the order
-        of the data. A stream is shuffled by its blocks, see there. A function of yours gives the order itself:
-        ``shuffle(epoch)``, epochs counted from 0, returns the numbers of the rows, each once. The masks of dropout are
-        such a function, too; members of an ensemble have masks of their own by their own seeds.
+        of the data. A stream, which takes no function, is shuffled by its blocks. A function of yours gives the order
+        itself: ``shuffle(epoch)``, epochs counted from 0, returns the numbers of the rows, each once. The masks of
+        dropout are such a function, too; members of an ensemble have masks of their own by their own seeds.
     checkpoint
         A folder, or a :class:`portnn.Checkpoints` that also says how often and how many, for files from which this
-        training can go on: to the bit on the same library, version and number of threads. A folder that holds
+        training can go on: to the bit on the same library, version, number of threads and of ranks. A folder that holds
         checkpoints already is refused unless ``resume`` is True.
     resume
         True: go on from the newest valid file of ``checkpoint``, in the middle of an epoch if need be, until ``epochs``
@@ -121,8 +121,9 @@ def fit(
     comm
         A communicator of mpi4py, such as :func:`portnn.distributed.world`: its ranks train together, each of them with
         a part of every batch, and all have the same parameters after every step. All call ``fit`` with the same
-        arguments; those of rank 0 count for the parameters, callbacks, checkpoints and the bar, which only it has. Not
-        with batch norm, nor with a loss that takes the mean. See :mod:`portnn.distributed`.
+        arguments: ``batch_size`` is that of the whole batch, ``micro_batch_size`` cuts the part of a rank. Parameters
+        are those of rank 0, which alone has callbacks, checkpoints and the bar, and calls a function for ``shuffle``.
+        Not with batch norm, nor with a loss that takes the mean. See :mod:`portnn.distributed`.
 
     Returns
     -------
@@ -145,6 +146,8 @@ def fit(
 
     RankError
         Another rank of ``comm`` failed; the message says which, and with what.
+    RuntimeError
+        Ranks have come to different numbers: their machines do not compute alike.
 
     Where anything is refused before the first step, also by a callback, the model is as it was.
 

@@ -165,7 +165,9 @@ def plateaus(comm: Any) -> Any:
         wild = portnn.SGD([0.1, 0.1, 0.1, 1e300])
         distributed.fit_members(model, X, t, comm=comm, optimizer=wild, **options)
     except portnn.NonFiniteError as error:
-        return comm.allgather([same, list(error.members), str(error), bool((model.params == before).all())])
+        told = [same, list(error.members), str(error), bool((model.params == before).all())]
+        again = distributed.fit_members(model, X, t, comm=comm, optimizer=portnn.SGD(0.01), **options)
+        return comm.allgather([*told, len(again["loss"])])
     return None
 
 

@@ -242,8 +242,9 @@ def test_members_that_plateau_or_diverge_are_those_of_the_ensemble():
     each = on_ranks(2, "plateaus")
     assert [same for same, *_ in each] == [[True] * 4] * 2
     assert [members for _, members, *_ in each] == [[3]] * 2
-    assert all("of members 2 to 3, here counted from 0: fit: epoch 1" in text for *_, text, _ in each)
-    assert all(as_it_was for *_, as_it_was in each)
+    assert all("of members 2 to 3, here counted from 0: fit: epoch 1" in text for _, _, text, *_ in each)
+    assert all(as_it_was for *_, as_it_was, _ in each)
+    assert [epochs for *_, epochs in each] == [5] * 2  # of the next call, which hears nothing of this one
 
 
 REFUSED = {

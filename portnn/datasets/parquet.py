@@ -132,7 +132,10 @@ def _numbers(name: str, column: Any, first: int, per_row: int = 1) -> np.ndarray
         least, most = int(min(lengths, default=0)), int(max(lengths, default=0))
         if least != most or most == 0:
             raise FormatError(f"column {shown(name)} has lists of {least} to {most} numbers")
-        return _numbers(name, column.flatten(), first, most).reshape(len(column), most)
+        values = _numbers(name, column.flatten(), first, most)
+        if values.ndim > 1:
+            raise FormatError(f"column {shown(name)} has lists of lists, expected lists of numbers")
+        return values.reshape(len(column), most)
     found: np.ndarray = column.to_numpy(zero_copy_only=False)
     if found.dtype.kind not in "biuf":
         raise FormatError(f"column {shown(name)} is of {shown(str(column.type))}, expected numbers")

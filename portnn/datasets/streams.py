@@ -59,6 +59,10 @@ class Stream:
     ------
     FormatError
         A file is none of these, or does not go with the others; when it is read, that it has changed.
+    ValueError
+        A block has no room, or targets are not of these samples; when it is read, a NaN or an infinity.
+    FileNotFoundError, ImportError
+        There is no such file; pyarrow is missing.
 
     Examples
     --------
