@@ -243,16 +243,16 @@ def _bomb(case: Case) -> Iterator[Attempt]:
     (case.folder / "file").write_bytes(zipped(IDX[:8] + bytes(64 << 20), 9))
     assert (case.folder / "file").stat().st_size < 66_000
     produced: list[int] = []
-    from portnn.datasets import stream
+    from portnn.datasets import gzipped
 
     with pytest.MonkeyPatch.context() as patch:
-        inflate = stream._Gzip.readinto
+        inflate = gzipped._Gzip.readinto
 
         def counted(self: Any, buffer: Any) -> int:
             produced.append(inflate(self, buffer))
             return produced[-1]
 
-        patch.setattr(stream._Gzip, "readinto", counted)
+        patch.setattr(gzipped._Gzip, "readinto", counted)
         yield {}, partial(read_idx, case.folder / "file")
     assert 0 < sum(produced) <= 1 << 20
 
