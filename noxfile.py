@@ -61,10 +61,10 @@ def install_wheel(session: nox.Session) -> None:
 
 
 def compiled_once(session: nox.Session) -> dict[str, str]:
-    """Return what makes JAX keep the programs that it compiles, for all workers and the processes that they start.
+    """Return what makes JAX keep the programs that it compiles, for each worker and the processes that it starts.
 
-    The folder is that of this run alone, unless the environment names one. Tests of what a process computes all by
-    itself switch it off.
+    The folder is that of this run alone, unless the environment names one, and ``tests/libraries.py`` gives each worker
+    one in it. Tests of what a process computes all by itself, and of processes that run side by side, switch it off.
     """
     folder = Path(session.create_tmp()).resolve() / "compiled"
     shutil.rmtree(folder, ignore_errors=True)

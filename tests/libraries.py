@@ -13,6 +13,11 @@ import numpy as np
 
 # Several libraries and several workers share one GPU, so none may reserve it.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# JAX writes a program in place, where another worker would read the half of it; it looks at this when it is imported.
+if {"PYTEST_XDIST_WORKER", "JAX_COMPILATION_CACHE_DIR"} <= os.environ.keys():
+    worker, folder = os.environ["PYTEST_XDIST_WORKER"], os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if os.path.basename(folder) != worker:  # a process that a worker started has that worker's already
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, worker)
 if importlib.util.find_spec("jax"):
     import jax
 

@@ -39,6 +39,7 @@ def start(n: int, case: str, **options: Any) -> subprocess.Popen[str]:
     """Start a case on ranks of its own, in a group of processes that can be looked at and ended."""
     command = [str(MPIEXEC), "-n", str(n), sys.executable, "-m", "mpi4py", str(HERE / "ranks.py"), case]
     known = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_ENABLE_X64": "1"}
+    known["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # ranks compile the same at the same time, and some are killed
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     return subprocess.Popen([*command, json.dumps(options)], env=known, text=True, start_new_session=True, **pipes)
 
