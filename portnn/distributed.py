@@ -15,10 +15,11 @@ which another number of ranks can go on with.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -63,7 +64,7 @@ def world() -> Any:
 
 
 def local_rank(comm: Any) -> int:
-    """Return the number of this rank among those on its machine: which of its GPUs is for it.
+    """Return the number of this rank among those on its machine: which of its GPUs is for it. All ranks must ask.
 
     Examples
     --------
@@ -81,12 +82,12 @@ def local_rank(comm: Any) -> int:
         here.Free()
 
 
-def fit_members(model: MLP, x: Array, t: Array, *, comm: Any, **options: Any) -> History:
+def fit_members(model: MLP, x: Any, t: Array | None = None, *, comm: Any, **options: Any) -> History:
     """Train the members of an ensemble, each on one of the ranks of ``comm``, and return the history of all of them.
 
     Members have nothing to do with each other, so ranks meet only at the start, where rank 0's parameters are sent, and
     in the end, when all are told the parameters and the history. Up to rounding each member is what it would be in
-    ``fit(model, x, t, **options)``. Ctrl-C is a KeyboardInterrupt, and the model is as it was.
+    ``fit(model, x, t, **options)``. Ctrl-C while they train is a KeyboardInterrupt, and the model is as it was.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ def fit_members(model: MLP, x: Array, t: Array, *, comm: Any, **options: Any) ->
     ------
     RankError, NonFiniteError
         Training failed on another rank, or a member diverged; ranks are told at the end of the epoch that they are in,
-        and the model is as it was.
+        and the model and the schedules are as they were.
 
     Examples
     --------
@@ -125,7 +126,7 @@ def fit_members(model: MLP, x: Array, t: Array, *, comm: Any, **options: Any) ->
 
     """
     who = "fit_members"
-    group = Ranks(comm, who, holds=False)
+    group = Ranks(comm, who)
     with group.at_work():
         seed = drawn(options.get("seed", 0), group)
         with group.together():
@@ -142,16 +143,25 @@ def fit_members(model: MLP, x: Array, t: Array, *, comm: Any, **options: Any) ->
         check_alike(group.gathered(said), who)
         with model.scope():
             start = {name: group.told_array(a) for name, a in _on_host(model).items()}
-        with group.together():
-            try:
+        with _as_they_were(rule):
+            with group.apart():
                 mine = {**options, **_of_members(options, rule, own), "seed": seed}
                 found = _trained(model, x, t, own, start, group, mine) if own.stop > own.start else None
-            except BaseException:
-                group.shout()
-                raise
-        of_all = [one for one in group.gathered(found) if one is not None]
-        with group.together():
-            return _joined(model, rule, *zip(*of_all, strict=True))
+            of_all = [one for one in group.gathered(found) if one is not None]
+            with group.together():
+                return _joined(model, rule, *zip(*of_all, strict=True))
+
+
+@contextlib.contextmanager
+def _as_they_were(rule: Any) -> Iterator[None]:
+    """Have the schedules of members remember what they did before, if the block fails."""
+    before = [(rate, rate.state()) for rate in observers(getattr(rule, "learning_rate", None))]
+    try:
+        yield
+    except BaseException:
+        for rate, state in before:
+            rate.restore(state)
+        raise
 
 
 def _asked(options: dict[str, Any], who: str) -> Asked:
@@ -164,11 +174,20 @@ def _asked(options: dict[str, Any], who: str) -> Asked:
 
 
 def _rule(options: dict[str, Any], who: str) -> Any:
-    """Return the optimizer; ValueError for a schedule that would see the losses of some members only."""
+    """Return the optimizer; ValueError for a schedule that would see the losses of some members only.
+
+    TypeError for one that cannot tell the other ranks what it has seen.
+    """
     rule: Any = get_optimizer(options.get("optimizer") or Adam())
     rate = getattr(rule, "learning_rate", None)
     if not isinstance(rate, tuple) and observers(rate):
         raise ValueError(f"{who}: {type(rate).__name__} would observe the mean of some members; give each its own")
+    forgetful = [type(own).__name__ for own in observers(rate) if not remembers(own)]
+    if forgetful:
+        raise TypeError(
+            f"{who}: the schedule {forgetful[0]} observes losses, but has no state() and restore(state), by which the "
+            "other ranks would learn of them; add them"
+        )
     return rule
 
 
@@ -190,7 +209,7 @@ def _trained(
     assert history.reached is not None
     rates = getattr(options["optimizer"], "learning_rate", None)
     each = enumerate(rates if isinstance(rates, tuple) else ())
-    seen = {own.start + i: rate.state() for i, rate in each if remembers(rate)}
+    seen = {own.start + i: rate.state() for i, rate in each if observers(rate)}
     return history.to_dict(), _on_host(part, history.reached.arrays), history.reached[:2], seen
 
 

@@ -41,11 +41,11 @@ class Group:
         return False
 
     def gathered(self, value: Any) -> list[Any]:
-        """Return the value of each, in their order."""
+        """Return the value of each, in their order; all wait for all."""
         return [value]
 
     def told(self, value: Any) -> Any:
-        """Return the value of the first."""
+        """Return the value of the first, which does not wait for the others."""
         return value
 
     def told_array(self, a: numpy.ndarray) -> numpy.ndarray:
@@ -59,6 +59,12 @@ class Group:
     def pressed(self) -> bool:
         """Whether Ctrl-C was pressed here and is held back."""
         return False
+
+    def heed(self) -> KeyboardInterrupt:
+        """Return what all raise that have been told of Ctrl-C."""
+        self.heeded = True
+        error: KeyboardInterrupt = self.of_all(KeyboardInterrupt())
+        return error
 
     def share(self, n: int) -> slice:
         """Return which of ``n`` things are for this one: as many as for any other, or one more or less.

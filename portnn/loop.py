@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy
 
+from portnn.alike import arrays_of_first, check_equal, error_of_all, history_of_first, remember_as_first
 from portnn.backends.base import Rows, State
 from portnn.callbacks import Callback, called, during
 from portnn.checkpoint_record import Kept
-from portnn.diagnosis import Fault, first_fault, read_back, watched
+from portnn.diagnosis import first_fault, read_back, watched
 from portnn.dropout import sample_words
-from portnn.errors import NonFiniteError
 from portnn.evaluation import Judge, added, judged, means
 from portnn.feed import places_of, plan
 from portnn.group import Group
@@ -27,7 +26,7 @@ from portnn.memory import checkpoint_wants, enough, state_wants, training_wants
 from portnn.mlp import MLP
 from portnn.optimizers import Optimizer
 from portnn.progress import Bar
-from portnn.saver import Position, Saver, observers, remembers
+from portnn.saver import Position, Saver, observers
 from portnn.step import beginning, copied, drops
 
 Order = Callable[[int], Any]
@@ -76,7 +75,7 @@ class Loop:
         step, the model and the schedules are as they were.
         """
         given: State | None = self.position.state if kept is None else copied(self.model.backend, _held(self.model))
-        telling, stack = False, contextlib.ExitStack()
+        stack = contextlib.ExitStack()
         try:
             if kept is not None:
                 state = self.position.state  # what callbacks begin with
@@ -85,22 +84,32 @@ class Loop:
                 stack.enter_context(during(self.callbacks, self.model, self.history))
                 self._begin(kept)
             self._be_as_the_first()
-            given, telling = None, self.called
+            given = None
             history = self._run(self.group.told(epochs))
             with self.group.together():
                 stack.close()  # callbacks may put the best parameters back
-            self._hold_as_told(telling)
+            if self.called:
+                self._hold_as_the_first()
             return history
         except BaseException as error:
-            agreed = self.group.agreed(error)
             try:
-                with self.group.together() if agreed else contextlib.nullcontext():
-                    stack.__exit__(type(error), error, error.__traceback__)
-                self._hold_as_told(telling and agreed)
+                self._end(stack, error, telling=self.called and given is None)
             finally:
                 if given is not None:
                     self._put_back(given)
             raise
+
+    def _end(self, stack: contextlib.ExitStack, error: BaseException, *, telling: bool) -> None:
+        """Tell callbacks of the end, which an error has brought, and then the other ranks what these have left."""
+        try:
+            with self.group.together() if self.group.agreed(error) else contextlib.nullcontext():
+                stack.__exit__(type(error), error, error.__traceback__)
+        except BaseException as worse:
+            error = worse
+            raise
+        finally:
+            if telling and self.group.agreed(error):
+                self._hold_as_the_first()
 
     def _put_back(self, given: State) -> None:
         """Have the model, and the schedules, as they were."""
@@ -126,56 +135,21 @@ class Loop:
 
     def _be_as_the_first(self) -> None:
         """Stand where the first of the group stands, with what its callbacks and its checkpoint have led to."""
-        if self.group.size == 1:
+        group, place = self.group, self.position._replace(state={})
+        if group.size == 1:
             return
-        self.called = self.group.told(bool(self.callbacks))
-        state, place = self.position.state, self.position._replace(state={})
-        self.position = self.group.told(place)._replace(state=self._told(state))
-        schedules = observers(getattr(self.optimizer, "learning_rate", None))
-        states = self.group.told([schedule.state() for schedule in schedules if remembers(schedule)])
-        if self.group.rank:
-            self._schedules = [(schedule, schedule.state()) for schedule in filter(remembers, schedules)]
-        for (schedule, _), seen in zip(self._schedules, states, strict=False):
-            schedule.restore(seen)
-        with self.group.together():
-            lists = sendable(self.history)
-        lists, self.history.names, self.history.epochs, self.gone = self.group.told(
-            (lists, self.history.names, self.history.epochs, list(self.gone))
-        )
-        if self.group.rank:
-            self.history.clear()
-            self.history.update(lists)
-        self._check_equal()
+        self.called = group.told(bool(self.callbacks))
+        state = arrays_of_first(group, self.model.backend, self.position.state)
+        self.position = group.told(place)._replace(state=state)
+        self._schedules = remember_as_first(group, getattr(self.optimizer, "learning_rate", None))
+        self.gone = history_of_first(group, self.history, self.gone)
+        check_equal(group, self.model.backend, state, self.position.updates)
 
-    def _told(self, state: State) -> State:
-        """Return the arrays of the first of the group."""
-        backend = self.model.backend
-        host = {name: self.group.told_array(backend.to_numpy(state[name])) for name in sorted(state)}
-        return {name: backend.asarray(host[name], a.dtype, copy=True) for name, a in state.items()}
-
-    def _hold_as_told(self, telling: bool) -> None:
+    def _hold_as_the_first(self) -> None:
         """Have the model of the first of the group, whose callbacks may have changed it in the end."""
-        if telling:
-            held = self._told(_held(self.model))
-            self.model._adopt(held["params"], held.get("running"))
-
-    def _check_equal(self) -> None:
-        """RuntimeError unless all ranks have the same numbers: they make the same updates, if they compute alike.
-
-        KeyboardInterrupt on all where Ctrl-C was pressed since the last chunk of steps.
-        """
-        digest, state = hashlib.sha256(), self.position.state if self.group.size > 1 else {}
-        for name in sorted(state):
-            digest.update(numpy.ascontiguousarray(self.model.backend.to_numpy(state[name])).tobytes())
-        found = self.group.gathered((digest.hexdigest(), self.group.pressed()))
-        other = next((rank for rank, (of, _) in enumerate(found) if of != found[0][0]), None)
-        if other is not None:
-            message = f"fit: after {self.position.updates} updates rank {other} has other numbers than rank 0: their "
-            message += "libraries do not compute alike; install the same versions on machines of one kind"
-            raise self.group.of_all(RuntimeError(message))
-        if any(pressed for _, pressed in found):
-            self.group.heeded = True
-            raise KeyboardInterrupt
+        held = arrays_of_first(self.group, self.model.backend, _held(self.model))
+        self.model._adopt(held["params"], held.get("running"))
+        self.group.gathered(None)  # the first, which does not wait for the others, must not leave before them
 
     def _run(self, epochs: int) -> History:
         self.written = self.position.epoch
@@ -238,7 +212,8 @@ class Loop:
                     fault = first_fault(model, *made)
                     self.position = self.position._replace(state=fault.before, updates=count + fault.step)
                     numbers = visit.numbers(start, steps, size)
-                    raise self._told_of(fault, numbers, epoch, start, size, count + fault.step)
+                    where = (epoch, start // self.batch_size, size, self.optimizer, count + fault.step)
+                    raise error_of_all(self.group, fault, numbers, *where)
                 sums = functools.reduce(added, (total for total, *_ in each), sums or {})
                 # In one assignment: Ctrl-C comes before it or after it.
                 self.position = self.position._replace(
@@ -250,8 +225,7 @@ class Loop:
                 )
                 bar.advance(steps * size, functools.partial(means, sums))
                 if any(pressed for _, _, pressed, _ in each):
-                    self.group.heeded = True
-                    raise KeyboardInterrupt
+                    raise self.group.heed()
                 if any(due for _, _, _, due in each):
                     saving = time.perf_counter()
                     self._save()
@@ -268,19 +242,6 @@ class Loop:
     def _reading(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which files are read, which may fail on one rank alone."""
         return self.group.together() if self.feed.from_files else contextlib.nullcontext()
-
-    def _told_of(self, fault: Fault, numbers: numpy.ndarray, *where: int) -> NonFiniteError:
-        """Return one error for all ranks: that of the first which knows of samples, with those of all."""
-        epoch, start, size, update = where
-        mine = fault.numbers(numbers)
-        each = self.group.gathered((mine, fault.place._replace(rows=None, n=0)))
-        of_samples = [(found, place) for found, place in each if found is not None]
-        place = (of_samples or each)[0][1]
-        same = [found for found, other in of_samples if other[:2] == place[:2]]
-        off = numpy.concatenate(same) if same else None
-        fault = fault._replace(place=place._replace(rows=off))
-        error = fault.error(epoch, start // self.batch_size, off, size, self.optimizer, update)
-        return self.group.of_all(error)
 
     def _finish(self, bar: Bar) -> None:
         """Validate, write down, and call the callbacks."""
@@ -321,7 +282,7 @@ class Loop:
             self.position = begun
             if self.saver is not None and settled is not None:
                 self.saver.settle(settled)
-        self._check_equal()
+        check_equal(self.group, model.backend, self.position.state, self.position.updates)
         self._save()
 
     def _lists_of_callbacks(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -333,7 +294,8 @@ class Loop:
     def _as_called(self, ended: bool, state: State, more: dict[str, Any]) -> tuple[bool, State]:
         """Have what callbacks, which the first of the group has called, left in the model and in the history."""
         ended, more = self.group.told((ended, more))
-        state = {**state, **self._told({name: a for name, a in state.items() if name in ("params", "running")})}
+        held = {name: a for name, a in state.items() if name in ("params", "running")}
+        state = {**state, **arrays_of_first(self.group, self.model.backend, held)}
         if self.group.rank:
             self.history.update(more)
             self.model.params, self.model.running = state["params"], state.get("running")

@@ -139,6 +139,9 @@ class Preparation:
     def said(self) -> dict[str, Any]:
         """Return what all ranks must be given alike: beside the configuration what a resumed training may change."""
         more = {"epochs": self.epochs, "compile": self.compile, "library": self.model.backend.name}
+        held = None if self.held is None else self.held.x
+        more["samples in"] = "files" if isinstance(self.data.x, Stream) else "memory"
+        more["validation samples in"] = held.cut() if isinstance(held, Stream) else "memory"
         return {**self.configuration(), **more, "resume": str(type(self.asked.resume or None).__name__)}
 
     def check_alike(self) -> None:

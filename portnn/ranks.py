@@ -30,9 +30,9 @@ MOST = 2**26  # numbers of a message: some implementations count its bytes in 31
 
 
 class Ranks(Group):
-    """The ranks of a communicator, of which this process is one; ``holds`` says whether Ctrl-C is held back."""
+    """The ranks of a communicator, of which this process is one."""
 
-    def __init__(self, comm: Any, who: str, *, holds: bool = True) -> None:
+    def __init__(self, comm: Any, who: str) -> None:
         needed = ("Get_rank", "Get_size", "Allreduce", "Ibarrier", "Dup")
         if not all(callable(getattr(comm, name, None)) for name in needed):
             raise TypeError(
@@ -40,13 +40,14 @@ class Ranks(Group):
             )
         from mpi4py import MPI
 
-        self._mpi, self._given, self._who, self._holds = MPI, comm, who, holds
+        self._mpi, self._given, self._who, self._holds = MPI, comm, who, True
         if isinstance(comm, MPI.Intercomm) or comm == MPI.COMM_NULL:
             raise ValueError(f"{who}: comm must be an intracommunicator, got {shown(comm)}")
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._work: Any = None
         self._reduce: Callable[[Array], Array] | None = None
-        self._pressed = self.heeded = self._shouted = False
+        self._pressed = self.heeded = False
+        self._shouts: list[Any] = []  # what is on its way to the others
         self._agreed: BaseException | None = None
 
     # -- together -----------------------------------------------------------------------------------------------------
@@ -54,8 +55,8 @@ class Ranks(Group):
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         """Have communicators of one's own, which no message of the caller's can meet, until all have ended."""
-        self._work, ends = self._given.Dup(), self._given.Dup()
         with self._holding_ctrl_c():
+            self._work, ends = self._given.Dup(), self._given.Dup()
             try:
                 yield
             except BaseException as error:
@@ -82,10 +83,11 @@ class Ranks(Group):
                 code = error.code if isinstance(error, SystemExit) else 1
                 self._given.Abort(code if isinstance(code, int) and 0 < code < 256 else 1)
             time.sleep(0.001)
-        each = ends.allgather((None if error is None else _packed(error), self._shouted))
+        each = ends.allgather((None if error is None else _packed(error), bool(self._shouts)))
         for rank, (_, shouted) in enumerate(each):
             if shouted and rank != self.rank:
                 self._work.recv(source=rank, tag=FAILED)
+        self._mpi.Request.waitall(self._shouts)
         if error is None:
             self._raise_first([packed for packed, _ in each])
 
@@ -105,6 +107,32 @@ class Ranks(Group):
             raise self.of_all(own)
         self._raise_first(said)
 
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Do work of one's own, with Ctrl-C at once, and wait for the others; then it is as behind :meth:`together`.
+
+        Who fails, or is told of Ctrl-C while it waits, lets the others know, who look with :meth:`heard`.
+        """
+        with self.together():
+            own: BaseException | None = KeyboardInterrupt() if self._pressed else None
+            try:
+                if own is None:
+                    self._holds = False
+                    yield
+                    self._holds = True
+            except (Exception, KeyboardInterrupt) as error:
+                self._holds, own = True, error
+            arrived, there = self._work.Ibarrier(), False
+            while not there:
+                if own is not None or self._pressed:
+                    self.shout()
+                there = arrived.Test()
+                time.sleep(0.0 if there else 0.002)
+            if self._pressed and own is None:
+                own = KeyboardInterrupt()
+            if own is not None:
+                raise own
+
     def _raise_first(self, said: list[Any]) -> None:
         failed = [rank for rank, packed in enumerate(said) if packed is not None]
         failed.sort(key=lambda rank: said[rank][0] == PRESSED)
@@ -113,8 +141,7 @@ class Ranks(Group):
             if kind == "NonFiniteError":
                 raise self.of_all(NonFiniteError(text, **fields))
             if kind == PRESSED:
-                self.heeded = True
-                raise self.of_all(KeyboardInterrupt())
+                raise self.heed()
             others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
             message = f"{self._who}: rank {failed[0]} of {self.size}{others} ended with {kind}: {text}"
             raise self.of_all(RankError(message))
@@ -136,7 +163,7 @@ class Ranks(Group):
         return values
 
     def told(self, value: Any) -> Any:
-        """Return the value of rank 0."""
+        """Return the value of rank 0, which does not wait for the others."""
         return self._work.bcast(value)
 
     def told_array(self, a: numpy.ndarray) -> numpy.ndarray:
@@ -164,10 +191,9 @@ class Ranks(Group):
 
     def shout(self) -> None:
         """Let the others know, where they listen, that this rank has failed."""
-        self._shouted = True
-        for rank in range(self.size):
-            if rank != self.rank:
-                self._work.isend(None, rank, tag=FAILED)
+        if not self._shouts:
+            others = (rank for rank in range(self.size) if rank != self.rank)
+            self._shouts = [self._work.isend(None, rank, tag=FAILED) for rank in others]
 
     def heard(self) -> bool:
         """Whether another rank has shouted."""
@@ -183,12 +209,12 @@ class Ranks(Group):
     def _holding_ctrl_c(self) -> Iterator[None]:
         """Take note of Ctrl-C; pressed again, it happens at once. What nobody has heeded happens at the end."""
         main = threading.current_thread() is threading.main_thread()
-        if not (main and self._holds) or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
             return
 
         def press(number: int, frame: Any) -> None:
-            if self._pressed:
+            if self._pressed or not self._holds:
                 signal.default_int_handler(number, frame)
             self._pressed = True
 
@@ -205,4 +231,5 @@ def _packed(error: BaseException) -> tuple[str, str, dict[str, Any]]:
     """Return what others are told of an error: plain values, since not every exception can be sent."""
     if isinstance(error, NonFiniteError):
         return "NonFiniteError", str(error), error.fields
-    return type(error).__name__, reason(error, 400), {}
+    kind = PRESSED if isinstance(error, KeyboardInterrupt) else type(error).__name__
+    return kind, reason(error, 400), {}

@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,14 +163,107 @@ def plateaus(comm: Any) -> Any:
     portnn.fit(one, X, t, optimizer=portnn.SGD(rates[1]), **options)
     same = [a.state() == b.state() for a, b in zip(*rates, strict=True)]
     before = model.params.copy()
+    wild = [portnn.schedules.ReduceOnPlateau(rate, patience=0, threshold=0.9) for rate in (0.1, 0.1, 1e300, 0.1)]
+    states = [schedule.state() for schedule in wild]
+    order = {"shuffle": lambda epoch: time.sleep(0.02 * comm.Get_rank()) or np.arange(N)}
     try:
-        wild = portnn.SGD([0.1, 0.1, 0.1, 1e300])
-        distributed.fit_members(model, X, t, comm=comm, optimizer=wild, **options)
+        distributed.fit_members(model, X, t, comm=comm, optimizer=portnn.SGD(wild), **options, **order)
     except portnn.NonFiniteError as error:
-        told = [same, list(error.members), str(error), bool((model.params == before).all())]
+        as_before = (model.params == before).all() and [schedule.state() for schedule in wild] == states
+        told = [same, list(error.members), str(error), bool(as_before)]
         again = distributed.fit_members(model, X, t, comm=comm, optimizer=portnn.SGD(0.01), **options)
         return comm.allgather([*told, len(again["loss"])])
     return None
+
+
+class Callback:
+    """Does what it is told at the beginning, after each epoch, and in the end."""
+
+    def __init__(self, begin: Any = None, each: Any = None, end: Any = None) -> None:
+        self.begin, self.each, self.end = begin, each, end
+
+    def __call__(self, model: MLP, history: History) -> None:
+        if self.each:
+            self.each(model)
+
+    def on_begin(self, model: MLP, history: History) -> None:
+        if self.begin:
+            self.begin(model)
+
+    def on_end(self, model: MLP, history: History) -> None:
+        if self.end:
+            self.end(model)
+
+
+def press(*_: Any) -> None:
+    """Press Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def pressed_at_once(comm: Any) -> Any:
+    """Press Ctrl-C before the first step, where it takes longer to end than the others would wait for a failure."""
+    portnn.ranks.PATIENCE, ended = 0.2, []
+    slow = Callback(begin=press, end=lambda _: ended.append(time.sleep(1.0)))
+    model = MLP([12, 5], seed=comm.Get_rank())
+    before = model.params.copy()
+    try:
+        portnn.fit(model, X, T, comm=comm, callbacks=slow, progress=False)
+    except KeyboardInterrupt:
+        return comm.allgather([len(ended), bool((model.params == before).all())])
+    return None
+
+
+def pressed_while_waiting(comm: Any) -> Any:
+    """Press Ctrl-C on a rank whose members are trained; return what became of the model, and how far others came."""
+    portnn.ranks.PATIENCE, epochs = 0.2, [0]
+
+    def order(epoch: int) -> Any:
+        epochs[0] += 1
+        time.sleep(0.05 * comm.Get_rank())
+        return np.arange(N)
+
+    if comm.Get_rank() == 0:
+        threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    model = MLP([12, 5], members=3, seed=1)
+    before = model.params.copy()
+    try:
+        distributed.fit_members(model, X, T, comm=comm, epochs=100, progress=False, shuffle=order)
+    except KeyboardInterrupt:
+        return comm.allgather([epochs[0], bool((model.params == before).all())])
+    return None
+
+
+def ended_badly(comm: Any) -> Any:
+    """Fail in a callback, and then at the end in another, behind one that has changed the model."""
+
+    def no_room(model: MLP) -> None:
+        raise OSError(28, "No space left on device")
+
+    def zeros(model: MLP) -> None:
+        model.params = model.params * 0.0
+
+    model = MLP([12, 5], seed=1)
+    given = [Callback(each=no_room, end=zeros), Callback(end=lambda _: fail("raise"))]
+    try:
+        portnn.fit(model, X, T, comm=comm, callbacks=given, progress=False)
+    except Exception as error:
+        return comm.allgather([type(error).__name__, float(abs(model.params).sum())])
+    return None
+
+
+def left_early(comm: Any) -> Any:
+    """Leave before the first has told what its callbacks left, and call ``fit`` again, where that would come in."""
+    if comm.Get_rank() == 1:
+
+        def fails(self: Any) -> None:
+            loop.Loop._hold_as_the_first = original  # type: ignore[method-assign]
+            fail("raise")
+
+        original, loop.Loop._hold_as_the_first = loop.Loop._hold_as_the_first, fails  # type: ignore[method-assign]
+    for _ in range(2):
+        with contextlib.suppress(ZeroDivisionError, portnn.RankError):
+            portnn.fit(MLP([12, 5], seed=1), X, T, epochs=1, comm=comm, callbacks=print, progress=False)
+    return "came back"
 
 
 def refused(comm: Any, what: str, folder: str) -> Any:
@@ -209,6 +304,18 @@ def refused(comm: Any, what: str, folder: str) -> Any:
         options["epochs"] = 2 + rank
     elif what == "seed":
         options["seed"] = None
+    elif what in ("windows", "files"):
+        if rank == 0:
+            np.save(f"{folder}/x.npy", X)
+            np.save(f"{folder}/t.npy", T)
+        comm.Barrier()
+        memory = {"memory": 4 * (48 + 48) * (40 if rank else 800)} if what == "windows" else {}
+        stream = portnn.datasets.Stream(f"{folder}/x.npy", f"{folder}/t.npy", block_rows=10, **memory)
+        if what == "windows":
+            options["validation_data"] = stream
+        elif rank == 0:
+            x, t = stream, None
+        options["shuffle"] = False
     elif what == "entry":
         options["callbacks"] = lambda _, history: history.setdefault("own", []).append(print)
     try:
@@ -278,6 +385,11 @@ def streamed(comm: Any, folder: str, rule: str = "SGD") -> Any:
     return [outcome(model, history) for model, history in zip(models, (first, second), strict=True)]
 
 
+def one_by_one(comm: Any, case: str, told: list[dict[str, Any]]) -> Any:
+    """Return what a case gives with some options, and then with others."""
+    return [globals()[case](comm, **options) for options in told]
+
+
 # -- ranks that end ---------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +430,7 @@ PLACES: dict[str, Callable[[], tuple[Any, str, int]]] = {
 
 def struck(comm: Any, how: str, where: str, rank: int, folder: str) -> Any:
     """Train with checkpoints, and end a rank somewhere on the way; ``done`` is written by a training that ends."""
+    portnn.ranks.PATIENCE = portnn.ranks.PATIENCE if where == "step" else 0.5
     if comm.Get_rank() == rank % comm.Get_size():
         if where == "start":
             fail(how)
@@ -341,6 +454,8 @@ def main() -> None:
     """Run a case."""
     warnings.simplefilter("error")
     comm = distributed.world()
+    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # ranks would read what another has half written
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, f"rank-{comm.Get_rank()}")
     result = globals()[sys.argv[1]](comm, **json.loads(sys.argv[2]))
     if comm.Get_rank() == 0:
         print(json.dumps(result), flush=True)

@@ -5,6 +5,7 @@ Each case runs in processes that mpiexec starts, see ``ranks.py``.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -39,7 +40,6 @@ def start(n: int, case: str, **options: Any) -> subprocess.Popen[str]:
     """Start a case on ranks of its own, in a group of processes that can be looked at and ended."""
     command = [str(MPIEXEC), "-n", str(n), sys.executable, "-m", "mpi4py", str(HERE / "ranks.py"), case]
     known = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_ENABLE_X64": "1"}
-    known["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # ranks compile the same at the same time, and some are killed
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     return subprocess.Popen([*command, json.dumps(options)], env=known, text=True, start_new_session=True, **pipes)
 
@@ -50,6 +50,13 @@ def on_ranks(n: int, case: str, **options: Any) -> Any:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, f"{out}\n{err}"
     return json.loads(out.splitlines()[-1])
+
+
+@functools.cache
+def one_by_one(n: int, case: str, told: str) -> list[Any]:
+    """Return what a case gives with some options, given as JSON, and then with others, on the same ranks."""
+    found: list[Any] = on_ranks(n, "one_by_one", case=case, told=json.loads(told))
+    return found
 
 
 def there(backend: str) -> str:
@@ -83,9 +90,10 @@ def delta(params: np.ndarray, weighted: bool, n: int) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_are_those_of_one_process(backend, n, samples, micro, weighted):
     """The promise: 250 samples in uneven parts, within 16 u |X|^T|D|; a rank may have none of a batch."""
-    options = {"backend": there(backend), "hidden": [7], "batch_size": samples, "weighted": weighted}
-    found = np.asarray(on_ranks(n, "gradient", micro=micro, **options))
-    one = np.asarray(ranks.gradient(None, micro=None, **options))
+    options = {"backend": there(backend), "hidden": [7], "batch_size": samples}
+    both = json.dumps([{**options, "micro": micro, "weighted": choice} for choice in (False, True)])
+    found = np.asarray(one_by_one(n, "gradient", both)[weighted])
+    one = np.asarray(ranks.gradient(None, micro=None, weighted=weighted, **options))
     params = portnn.MLP([12, 7, 5], activation="tanh", seed=3).params.astype("float64")
     hidden, last, first = delta(params, weighted, samples)
     ones = np.ones((samples, 1))
@@ -207,6 +215,16 @@ def test_ctrl_c_on_one_rank_ends_all_and_is_gone_on_from(tmp_path):
     assert found["digest"] == on_ranks(3, "trained")["digest"]
 
 
+def test_ctrl_c_before_the_first_step_leaves_everything_as_it_was():
+    assert on_ranks(2, "pressed_at_once") == [[1, True], [0, True]]
+
+
+def test_ctrl_c_on_a_rank_that_waits_ends_the_members_of_others():
+    (first, as_before), (second, as_before_there) = on_ranks(2, "pressed_while_waiting")
+    assert (first, as_before, as_before_there) == (100, True, True)
+    assert 1 < second < 100
+
+
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -217,11 +235,15 @@ def test_callbacks_are_those_of_rank_0_and_all_have_what_they_leave():
     assert len(found["history"]["loss"]) == 3
 
 
-@pytest.mark.parametrize("rows", [[3], [27], [41, 42, 59]])
+SPOILED = [[3], [27], [41, 42, 59]]
+
+
+@pytest.mark.parametrize("rows", SPOILED)
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("micro", [None, 2])
 def test_a_nan_is_told_to_all_with_the_samples_of_all(backend, rows, micro):
-    each = on_ranks(3, "spoiled", backend=there(backend), rows=rows, micro=micro)
+    all_of_them = json.dumps([{"backend": there(backend), "rows": some, "micro": micro} for some in SPOILED])
+    each = one_by_one(3, "spoiled", all_of_them)[SPOILED.index(rows)]
     assert all(told == each[0] for told in each)
     text, batch, array, samples, n_samples, same = each[0]
     assert (batch, array, samples, n_samples, same) == (rows[0] // 20 + 1, "outputs", rows, len(rows), True)
@@ -233,6 +255,20 @@ def test_what_callbacks_put_back_after_a_nan_is_put_back_on_all():
     assert len(set(on_ranks(3, "diverged"))) == 1
 
 
+def test_what_callbacks_leave_is_that_of_all_where_another_fails_in_the_end():
+    assert on_ranks(2, "ended_badly") == [["ZeroDivisionError", 0.0], ["RankError", 0.0]]
+
+
+def test_a_rank_that_leaves_before_it_was_told_ends_all():
+    """Or the next training would be told what was meant for this one."""
+    process = start(2, "left_early")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode, out
+    assert "fit: rank 1 of 2 ends the job" in err
+    assert "on purpose" in err
+    assert "came back" not in out
+
+
 def test_an_order_of_ones_own_is_that_of_rank_0():
     digests, found, one = on_ranks(2, "shuffled")
     assert len(set(digests)) == 1
@@ -242,7 +278,7 @@ def test_an_order_of_ones_own_is_that_of_rank_0():
 def test_members_that_plateau_or_diverge_are_those_of_the_ensemble():
     each = on_ranks(2, "plateaus")
     assert [same for same, *_ in each] == [[True] * 4] * 2
-    assert [members for _, members, *_ in each] == [[3]] * 2
+    assert [members for _, members, *_ in each] == [[2]] * 2
     assert all("of members 2 to 3, here counted from 0: fit: epoch 1" in text for _, _, text, *_ in each)
     assert all(as_it_was for *_, as_it_was, _ in each)
     assert [epochs for *_, epochs in each] == [5] * 2  # of the next call, which hears nothing of this one
@@ -261,6 +297,8 @@ REFUSED = {
     "end": ("LookupError", "epoch 2", 1, "RankError"),
     "disk": ("OSError", "No space left on device", 1, "RankError"),
     "batch norm": ("ValueError", "takes the statistics of whole batches, which comm cuts into parts", 1, None),
+    "windows": ("ValueError", "rank 1 has validation samples in=windows of 40 rows .*, rank 0 windows of 800", 1, None),
+    "files": ("ValueError", "rank 1 has samples in=memory, rank 0 files; all must be given the same", 1, None),
     "mean": ("ValueError", r"one number per batch: parts of a batch \(micro_batch_size, comm\) need one per", 1, None),
 }
 
@@ -269,7 +307,7 @@ REFUSED = {
 def test_what_one_rank_refuses_all_refuse(tmp_path, what):
     """With an error of its own on that rank, and one that names it on the others; nobody waits."""
     kind, words, rank, other = REFUSED[what]
-    each = on_ranks(2, "refused", what=what, folder=str(tmp_path / "run"))
+    each = on_ranks(2, "refused", what=what, folder=str(tmp_path))
     assert [name for name, _ in each] == [kind, other or kind]
     assert re.search(words, each[0][1]), each
     assert each[rank][1] or kind == "nothing"

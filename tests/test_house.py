@@ -47,7 +47,7 @@ ROOMS = (
     *("progress", "plots", "history", "logs", "callbacks"),
     *("diagnosis", "evaluation", "step", "reduced", "fingerprint"),  # the loop
     *("checkpoint_record", "checkpoint_file", "checkpoints", "saver"),
-    *("loop", "preparation", "training", "distributed"),
+    *("alike", "loop", "preparation", "training", "distributed"),
     *("hosts", "error_bars", "side_by_side", "agreement", "testing", "exchange", "onnx", "estimators"),  # outer rooms
     *("console", "schema", "tabular"),  # what the command line is made of
     *("__init__", "commands", "__main__"),
