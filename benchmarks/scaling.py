@@ -79,8 +79,11 @@ def measure() -> dict[str, float]:
 def predicted() -> str:
     """Return the table for data-center GPUs: assumed, not measured, see docs/scaling.md."""
     rate, floor, rows = 50e12, 50e-6, []
-    for name, n_params, b in (("784-128-10", 101_770, 128), ("784-4096-4096-10", 20_037_642, 1024)):
-        alone = max(floor, 6 * n_params * b / rate)
+    for name, n_params, first, b in (
+        ("784-128-10", 101_770, 784 * 128, 128),
+        ("784-4096-4096-10", 20_037_642, 784 * 4096, 1024),
+    ):
+        alone = max(floor, (6 * n_params - 2 * first) * b / rate)
         for ranks in (1, 8, 64, 1000, 10_000):
             latency, bandwidth = (5e-6, 100e9) if ranks <= 8 else (20e-6, 25e9)
             step = seconds(n_params, ranks, alone, latency, bandwidth)

@@ -385,9 +385,9 @@ def streamed(comm: Any, folder: str, rule: str = "SGD") -> Any:
     return [outcome(model, history) for model, history in zip(models, (first, second), strict=True)]
 
 
-def one_by_one(comm: Any, case: str, told: list[dict[str, Any]]) -> Any:
+def one_by_one(comm: Any, what: str, told: list[dict[str, Any]]) -> Any:
     """Return what a case gives with some options, and then with others."""
-    return [globals()[case](comm, **options) for options in told]
+    return [globals()[what](comm, **options) for options in told]
 
 
 # -- ranks that end ---------------------------------------------------------------------------------------------------

@@ -363,3 +363,21 @@ def test_the_estimators_are_compared(tmp_path):
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == done.stdout
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[4:]]
     assert [(row[0], row[1], row[5]) for row in rows] == [("iris", rows[0][2], "yes"), ("diabetes", rows[1][2], "yes")]
+
+
+# -- the page of scaling ----------------------------------------------------------------------------------------------
+
+
+def rows_of(text):
+    """Return the rows of tables that begin with a number or with a network."""
+    return [line for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
+
+
+def test_the_page_of_scaling_has_what_was_measured_and_what_is_predicted():
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text("utf-8")
+    measured = rows_of((BENCHMARKS / "results" / "scaling-cpu.md").read_text("utf-8"))
+    command = [sys.executable, str(BENCHMARKS / "scaling.py"), "--predict"]
+    predicted = rows_of(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert rows_of(page) == [*measured, *predicted]
+    assert len(measured) >= 2
+    assert len(predicted) == 10

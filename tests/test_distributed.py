@@ -5,12 +5,12 @@ Each case runs in processes that mpiexec starts, see ``ranks.py``.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -44,18 +44,28 @@ def start(n: int, case: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, json.dumps(options)], env=known, text=True, start_new_session=True, **pipes)
 
 
+def end(process: subprocess.Popen[str]) -> list[int]:
+    """End what is left of a job, and return what that was."""
+    left = processes_of(process.pid)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
+
+
 def on_ranks(n: int, case: str, **options: Any) -> Any:
     """Return what a case gives on rank 0."""
     process = start(n, case, **options)
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        end(process)
     assert process.returncode == 0, f"{out}\n{err}"
     return json.loads(out.splitlines()[-1])
 
 
-@functools.cache
-def one_by_one(n: int, case: str, told: str) -> list[Any]:
-    """Return what a case gives with some options, given as JSON, and then with others, on the same ranks."""
-    found: list[Any] = on_ranks(n, "one_by_one", case=case, told=json.loads(told))
+def one_by_one(n: int, case: str, told: list[dict[str, Any]]) -> list[Any]:
+    """Return what a case gives with some options, and then with others, on the same ranks."""
+    found: list[Any] = on_ranks(n, "one_by_one", what=case, told=told)
     return found
 
 
@@ -87,21 +97,20 @@ def delta(params: np.ndarray, weighted: bool, n: int) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize(
     ("n", "samples", "micro"), [(2, 250, None), (3, 250, None), (4, 250, 17), (4, 3, None), (1, 250, 60)]
 )
-@pytest.mark.parametrize("weighted", [False, True])
-def test_gradients_are_those_of_one_process(backend, n, samples, micro, weighted):
+def test_gradients_are_those_of_one_process(backend, n, samples, micro):
     """The promise: 250 samples in uneven parts, within 16 u |X|^T|D|; a rank may have none of a batch."""
     options = {"backend": there(backend), "hidden": [7], "batch_size": samples}
-    both = json.dumps([{**options, "micro": micro, "weighted": choice} for choice in (False, True)])
-    found = np.asarray(one_by_one(n, "gradient", both)[weighted])
-    one = np.asarray(ranks.gradient(None, micro=None, weighted=weighted, **options))
-    params = portnn.MLP([12, 7, 5], activation="tanh", seed=3).params.astype("float64")
-    hidden, last, first = delta(params, weighted, samples)
-    ones = np.ones((samples, 1))
-    bound = [tolerances.of_ranks(ranks.X[:samples], first, "float32"), tolerances.of_ranks(ones, first, "float32")]
-    bound += [tolerances.of_ranks(hidden, last, "float32"), tolerances.of_ranks(ones, last, "float32")]
-    assert_within(found, one, np.concatenate([b.reshape(-1) for b in bound]))
-    exact = np.concatenate([(ranks.X[:samples].astype("float64").T @ first).reshape(-1), first.sum(axis=0)])
-    assert_within(found[:91], exact, 4 * np.concatenate([b.reshape(-1) for b in bound[:2]]))
+    told = [{**options, "micro": micro, "weighted": weighted} for weighted in (False, True)]
+    for found, weighted in zip(one_by_one(n, "gradient", told), (False, True), strict=True):
+        one = np.asarray(ranks.gradient(None, micro=None, weighted=weighted, **options))
+        params = portnn.MLP([12, 7, 5], activation="tanh", seed=3).params.astype("float64")
+        hidden, last, first = delta(params, weighted, samples)
+        ones = np.ones((samples, 1))
+        bound = [tolerances.of_ranks(ranks.X[:samples], first, "float32"), tolerances.of_ranks(ones, first, "float32")]
+        bound += [tolerances.of_ranks(hidden, last, "float32"), tolerances.of_ranks(ones, last, "float32")]
+        assert_within(np.asarray(found), one, np.concatenate([b.reshape(-1) for b in bound]))
+        exact = np.concatenate([(ranks.X[:samples].astype("float64").T @ first).reshape(-1), first.sum(axis=0)])
+        assert_within(np.asarray(found)[:91], exact, 4 * np.concatenate([b.reshape(-1) for b in bound[:2]]))
 
 
 @pytest.mark.parametrize("backend", LIBRARIES)
@@ -235,20 +244,17 @@ def test_callbacks_are_those_of_rank_0_and_all_have_what_they_leave():
     assert len(found["history"]["loss"]) == 3
 
 
-SPOILED = [[3], [27], [41, 42, 59]]
-
-
-@pytest.mark.parametrize("rows", SPOILED)
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("micro", [None, 2])
-def test_a_nan_is_told_to_all_with_the_samples_of_all(backend, rows, micro):
-    all_of_them = json.dumps([{"backend": there(backend), "rows": some, "micro": micro} for some in SPOILED])
-    each = one_by_one(3, "spoiled", all_of_them)[SPOILED.index(rows)]
-    assert all(told == each[0] for told in each)
-    text, batch, array, samples, n_samples, same = each[0]
-    assert (batch, array, samples, n_samples, same) == (rows[0] // 20 + 1, "outputs", rows, len(rows), True)
-    assert f"epoch 1, batch {batch}" in text
-    assert f"for {len(rows)} of 20 samples" in text
+def test_a_nan_is_told_to_all_with_the_samples_of_all(backend, micro):
+    spoiled = [[3], [27], [41, 42, 59]]
+    told = [{"backend": there(backend), "rows": rows, "micro": micro} for rows in spoiled]
+    for rows, each in zip(spoiled, one_by_one(3, "spoiled", told), strict=True):
+        assert all(told == each[0] for told in each)
+        text, batch, array, samples, n_samples, same = each[0]
+        assert (batch, array, samples, n_samples, same) == (rows[0] // 20 + 1, "outputs", rows, len(rows), True)
+        assert f"epoch 1, batch {batch}" in text
+        assert f"for {len(rows)} of 20 samples" in text
 
 
 def test_what_callbacks_put_back_after_a_nan_is_put_back_on_all():
@@ -262,7 +268,10 @@ def test_what_callbacks_leave_is_that_of_all_where_another_fails_in_the_end():
 def test_a_rank_that_leaves_before_it_was_told_ends_all():
     """Or the next training would be told what was meant for this one."""
     process = start(2, "left_early")
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        end(process)
     assert process.returncode, out
     assert "fit: rank 1 of 2 ends the job" in err
     assert "on purpose" in err
@@ -331,9 +340,7 @@ def test_a_rank_that_ends_ends_all(tmp_path, how, where, rank):
         out, err = process.communicate(timeout=60)
         seconds = time.monotonic() - began
     finally:
-        left = processes_of(process.pid)
-        for pid in left:
-            os.kill(pid, 9)
+        left = end(process)
     assert seconds < SECONDS, f"{seconds:.1f} s\n{err}"
     assert not left
     assert not list(tmp_path.glob("done-*")), out
