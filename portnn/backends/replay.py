@@ -27,6 +27,10 @@ class Replaying(Backend):
         """Return a function that does a call, its result written to ``call.out``, without allocating if possible."""
         raise NotImplementedError
 
+    def joined(self, first: Call, second: Call) -> Call | None:
+        """Return one call that does what two do, of which the second alone reads what the first writes, or None."""
+        return None
+
     def copy_into(self, out: Array, a: Array) -> None:
         """Write ``a`` to ``out``, cast to its dtype."""
         raise NotImplementedError

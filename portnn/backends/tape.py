@@ -261,8 +261,12 @@ class Tape:
         self.pools, self.before = {}, None
 
     def program(self) -> list[Call]:
-        """Return the calls in order, without the copies that are left out since the pieces lie in their places."""
-        calls = []
+        """Return the calls in order, without the copies that are left out since the pieces lie in their places.
+
+        What a library can do in one call, as comparing and casting what comes out, is one where nothing else sees what
+        is in between.
+        """
+        calls: list[Call] = []
         for number, call in enumerate(self.calls):
             if number in self.left and call.pieces is not None:
                 stops = list(itertools.accumulate(piece.shape[-1] for piece in call.pieces))
@@ -270,7 +274,11 @@ class Tape:
                     part = call.out[..., stops[i] - call.pieces[i].shape[-1] : stops[i]]
                     calls.append(Call("asarray", (call.pieces[i].value,), {}, part))
             else:
-                calls.append(call)
+                follows = bool(calls) and calls[-1] is self.calls[number - 1] and self.last.get(number - 1) == number
+                one = self.backend.joined(calls[-1], call) if follows else None
+                if one is not None:
+                    calls.pop()
+                calls.append(call if one is None else one)
         return calls
 
     def in_turns(self, whole: Array) -> tuple[list[list[Call]], list[Array]]:
