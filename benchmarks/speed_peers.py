@@ -303,11 +303,12 @@ def scikit_learn(case: Case, data: Data) -> RunEpoch:
 # -- the floor --------------------------------------------------------------------------------------------------------
 
 
-def matmul(case: Case, data: Data, library: str = "numpy") -> RunEpoch:
+def matmul(case: Case, data: Data, library: str = "numpy", *, gathers: bool = False) -> RunEpoch:
     """Multiply the matrices of an epoch, forward and backward, into arrays that are there already; nothing else.
 
     Per batch and layer: y = x W, dW = x^T dy and, but for the first layer, dx = dy W^T. Not a floor at batch 1, where
-    NumPy computes dW without BLAS.
+    NumPy computes dW without BLAS. Whoever ``gathers``, which only torch does here, takes the samples of each batch
+    from where the order of the epoch has them, into one array: without that nobody trains.
     """
     if library == "numpy":
         move, matmul, transposed, wait = np.asarray, np.matmul, np.transpose, lambda: None
@@ -327,10 +328,13 @@ def matmul(case: Case, data: Data, library: str = "numpy") -> RunEpoch:
     values, slopes = {size: arrays(size) for size in sizes}, {size: arrays(size) for size in sizes}
     dweights = [move(np.empty(weight.shape, dtype=np.float32)) for weight in weights]
 
-    def run_epoch(_: np.ndarray) -> float:
+    def run_epoch(order: np.ndarray) -> float:
+        order = move(order) if gathers else order
         for rows in case.batches():
             y, dy = values[rows.stop - rows.start], slopes[rows.stop - rows.start]
-            inputs = [x[rows], *y[1:]]
+            if gathers:
+                torch.index_select(x, 0, order[rows], out=y[0])
+            inputs = y if gathers else [x[rows], *y[1:]]
             for i, weight in enumerate(weights):
                 matmul(inputs[i], weight, out=y[i + 1])
             for i in reversed(range(len(weights))):
@@ -353,6 +357,7 @@ _ON_BOTH = {
     "portnn-torch": Competitor(portnn_fit("torch"), ("torch",)),
     "portnn-jax": Competitor(portnn_fit("jax"), ("jax", "jaxlib")),
 }
+_least = functools.partial(matmul, library="torch", gathers=True)
 _BY_TORCH = Competitor(by_epoch(functools.partial(matmul, library="torch")), ("torch",), "it trains nothing")
 COMPETITORS = {
     "cpu": {
@@ -362,6 +367,7 @@ COMPETITORS = {
         "scikit-learn": Competitor(by_epoch(scikit_learn), ("scikit-learn", "scipy")),
         "matmul": Competitor(by_epoch(matmul), (), "it trains nothing"),
         "torch-matmul": _BY_TORCH,
+        "torch-least": Competitor(by_epoch(_least), ("torch",), "it trains nothing"),
     },
     "cuda": {
         "portnn-cupy": Competitor(portnn_fit("cupy"), ("cupy",)),

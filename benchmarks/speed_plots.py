@@ -33,6 +33,7 @@ _LOOK = {
     "scikit-learn": (_PURPLE, "v", False),
     "matmul": (_GRAY, "", False),
     "torch-matmul": (_GRAY, "x", False),
+    "torch-least": (_GRAY, "+", False),
     "portnn-numpy-singles": (_BLUE, "o", False),
     "portnn-cupy-singles": (_BLUE, "o", False),
     "portnn-torch-singles": (_VERMILION, "s", False),

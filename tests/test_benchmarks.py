@@ -110,6 +110,22 @@ def test_the_floor_multiplies_the_matrices_of_a_step_and_nothing_else(speed, cas
     assert speed.peers.COMPETITORS["cpu"]["matmul"].exempt
 
 
+def test_the_least_gathers_in_the_order_of_the_epoch(speed, case, data, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    gathered, select = [], torch.index_select
+
+    def recorded(a, axis, rows, out):
+        gathered.append((rows.tolist(), out))
+        return select(a, axis, rows, out=out)
+
+    monkeypatch.setattr(torch, "index_select", recorded)
+    run_epoch = speed.peers._least(case(samples=18), data)
+    order = np.arange(18)[::-1].copy()
+    run_epoch(order)
+    assert [rows for rows, _ in gathered] == [order[:16].tolist(), order[16:].tolist()]
+    assert np.array_equal(gathered[1][1].numpy(), data.x[order[16:]])
+
+
 def test_portnn_takes_its_turns_inside_one_fit(speed, case, data, monkeypatch):
     fits, fit = [], portnn.fit
 
@@ -205,6 +221,15 @@ def test_bars(speed, case, results):
     assert "| matmul | 2.00 (1.67-2.00) | <= 1.8 | **missed** |" in table
     assert "| scikit-learn: ImportError: no such thing | <= 0.6 | not measured |" in table
     assert "1 of 3 bars held; 3 not measured." in table
+
+
+def test_a_missed_bar_says_what_the_least_takes(speed, case, results):
+    wide = case(sizes=(784, 512, 512, 10), batch=1024, samples=60_000)
+    times = {"portnn-torch": [1.0, 1.0, 1.0], "torch-eager": [1.0, 1.0, 1.0], "torch-least": [0.9, 0.9, 0.9]}
+    table = speed.report.bars_table(speed.report.verdicts(results({wide: times})))
+    assert "| <= 0.8 | **missed**; samples and products alone: 0.90 (0.90-0.90) |" in table
+    table = speed.report.bars_table(speed.report.verdicts(results({wide: {**times, "portnn-torch": [0.7]}})))
+    assert "| 0.70 (0.70-0.70) | <= 0.8 | held |" in table
 
 
 @pytest.mark.parametrize(

@@ -583,9 +583,10 @@ def replayed_calls(replaying, compute):
     tape, a = Tape(backend), backend.asarray(np.asarray([[-1.0, 0.5], [2.0, -3.0]], "float32"))
     results = compute(tape, tape.hold(a))
     calls = tape.program()
+    program = [backend.bind(call) for call in calls]
     a[...] = backend.asarray(np.asarray([[0.0, 3.0], [-2.0, -2.0]], "float32"))
-    for call in calls:
-        backend.bind(call)()
+    for run in program:
+        run()
     return [call.name for call in calls], [replaying.to_numpy(r.value).tolist() for r in results]
 
 
@@ -631,3 +632,27 @@ def test_labels_of_another_dtype_are_compared(replaying):
     names, found = replayed_calls(replaying, compute)
     assert names == ["argmax", "equal"] + ["astype"] * (replaying.name == "numpy")
     assert found == [[1.0, 0.0]]
+
+
+def test_a_number_that_changes_from_step_to_step_is_read_in_each(replaying):
+    one = replaying.backend.asarray(np.asarray(1.0, "float32"))
+
+    def compute(xp, a):
+        return [xp.maximum(a, a[0, 0]), xp.maximum(a, one), xp.minimum(one, a)]
+
+    _, found = replayed_calls(replaying, compute)
+    assert found == [[[0.0, 3.0], [0.0, 0.0]], [[1.0, 3.0], [1.0, 1.0]], [[0.0, 1.0], [-2.0, -2.0]]]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 4, 32), (5, 33), (3, 1), (7,)])
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_maxima_of_short_rows(replaying, shape, keepdims):
+    a = np.random.default_rng(0).integers(-9, 9, shape).astype("float32")
+    a[..., -1].reshape(-1)[0] = np.nan
+    there = replaying.backend.asarray(np.zeros_like(a))
+    tape = Tape(replaying.backend)
+    result = tape.max(tape.hold(there), axis=-1, keepdims=keepdims)
+    there[...] = replaying.backend.asarray(a)
+    for call in tape.program():
+        replaying.backend.bind(call)()
+    assert_same(replaying.to_numpy(result.value), np.max(a, axis=-1, keepdims=keepdims))

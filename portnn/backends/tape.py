@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,17 @@ class NotRecordedError(RuntimeError):
 
 
 class Call:
-    """One operation: ``out`` is the memory that its result goes to, ``pieces`` what a concat joins."""
+    """One operation: ``out`` is the memory that its result goes to, ``pieces`` what a concat joins.
 
-    __slots__ = ("args", "kwargs", "name", "out", "pieces")
+    ``fixed`` are the places among the arguments of what is the same in every step.
+    """
 
-    def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Array) -> None:
-        self.name, self.args, self.kwargs, self.out = name, args, kwargs, out
+    __slots__ = ("args", "fixed", "kwargs", "name", "out", "pieces")
+
+    def __init__(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Array, fixed: Collection[int] = ()
+    ) -> None:
+        self.name, self.args, self.kwargs, self.out, self.fixed = name, args, kwargs, out, fixed
         self.pieces: list[Recorded] | None = None
 
 
@@ -181,7 +186,8 @@ class Tape:
                 out = self._left_by(name, given, result, number)
                 if out is None:
                     out = pool.pop() if pool else result
-        call = Call(name, given_args, given_kwargs, out)
+        fixed = [i for i, a in enumerate(args) if not isinstance(a, Recorded | tuple | list)]
+        call = Call(name, given_args, given_kwargs, out, fixed)
         along_last = kwargs.get("axis", 0) in (-1, result.ndim - 1)
         if name == "concat" and along_last and all(isinstance(piece, Recorded) for piece in args[0]):
             call.pieces = list(args[0])
@@ -308,9 +314,9 @@ class Tape:
             return next((backend.moved(thing, *pair) for pair in moves), thing)
 
         def all_traded(of: list[Call], *pairs: tuple[Array, Array]) -> list[Call]:
-            return [Call(c.name, traded(c.args, pairs), c.kwargs, traded(c.out, pairs)) for c in of]
+            return [Call(c.name, traded(c.args, pairs), c.kwargs, traded(c.out, pairs), c.fixed) for c in of]
 
-        even = [*calls[:number], Call(last.name, last.args, last.kwargs, other)]
+        even = [*calls[:number], Call(last.name, last.args, last.kwargs, other, last.fixed)]
         even += all_traded(calls[number + 1 :], (whole, other))
         return [even, all_traded(even, (whole, other), (other, whole))], [whole, other]
 

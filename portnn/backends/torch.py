@@ -297,7 +297,7 @@ class TorchBackend(Replaying):
         casts = second.name == "astype" and first.name in _COMPARISONS and second.args[0] is first.out
         if not casts or any(self.shares_memory(a, second.out) for a in first.args if self.owns(a)):
             return None
-        return Call(first.name, first.args, first.kwargs, second.out)
+        return Call(first.name, first.args, first.kwargs, second.out, first.fixed)
 
     def copy_into(self, out: Array, a: Array) -> None:
         """Cast as the library does."""
