@@ -221,7 +221,7 @@ def together(paths: Sequence[Path]) -> dict[str, Any]:
             raise SystemExit(f"--read: not the same machine, device or threads: {', '.join(map(str, paths))}")
         own: dict[str, list[Any]] = {}
         for run in results["runs"]:
-            own.setdefault(json.dumps(run["case"], sort_keys=True), []).append(run)
+            own.setdefault(run["case"]["name"], []).append(run)
         cases |= own
         for key in ("versions", "data"):
             first[key] |= results[key]

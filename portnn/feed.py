@@ -21,7 +21,8 @@ CHUNK_ROWS = 8192  # rows moved or evaluated at once: a few MB, so that memory s
 def rows_per_chunk(n_params: int) -> int:
     """Return how many samples to train on between two looks of the host: fewer where a network takes longer.
 
-    So Ctrl-C, the progress bar and a NaN wait for about a second, and what a chunk costs by itself does not show.
+    So Ctrl-C, the progress bar and a NaN wait for a second or two, and what a chunk costs by itself hardly shows: JAX's
+    CPU asks the system for all of its memory anew.
 
     Examples
     --------
@@ -29,7 +30,7 @@ def rows_per_chunk(n_params: int) -> int:
     (65536, 65536, 8192)
 
     """
-    return max(CHUNK_ROWS, min(65536, 16 * 10**9 // n_params))
+    return max(CHUNK_ROWS, min(65536, 44 * 10**9 // n_params))
 
 
 class Feed:

@@ -78,9 +78,9 @@ def outcome(model: MLP, history: History) -> dict[str, Any]:
     }
 
 
-def trained(comm: Any, backend: str = "numpy", kind: str = "float64", **options: Any) -> Any:
+def trained(comm: Any, backend: str = "numpy", kind: str = "float64", device: str | None = None, **options: Any) -> Any:
     """Train with much that can be asked for, and return what came of it."""
-    made = {**MODELS[kind], "dtype": MODELS[kind].get("dtype", "float32")}
+    made = {**MODELS[kind], "dtype": MODELS[kind].get("dtype", "float32"), "device": device}
     model = MLP([12, 9, 5], activation="tanh", backend=backend, seed=3, **made)
     if comm is not None and comm.Get_rank():
         model.params = model.backend.to_numpy(model.params) * 0.5  # those of rank 0 count
@@ -91,6 +91,16 @@ def trained(comm: Any, backend: str = "numpy", kind: str = "float64", **options:
     told = {"optimizer": rule, "epochs": 3, "batch_size": 48, "seed": 5, "progress": False, **given}
     history = portnn.fit(model, X, T, comm=comm, **{**told, **options})
     return outcome(model, history)
+
+
+def added(comm: Any, backend: str, device: str | None = None) -> Any:
+    """Return the sum over ranks of arrays that lie where a model of that backend has them, and how it was made."""
+    model, group = MLP([2, 3], backend=backend, device=device), portnn.ranks.Ranks(comm, "added")
+    mine = model.backend.asarray(np.arange(9.0, dtype="float32") * (comm.Get_rank() + 1.0))
+    with group.at_work():
+        total = model.backend.to_numpy(group.add(model.backend, mine)).tolist()
+        assert group._reduce is not None
+        return total, "host" if group._reduce.__name__ == "<lambda>" else "device"
 
 
 def same_bits(comm: Any, backend: str, **options: Any) -> Any:

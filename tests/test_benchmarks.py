@@ -228,7 +228,7 @@ def test_a_missed_bar_says_what_the_least_takes(speed, case, results):
     times = {"portnn-torch": [1.0, 1.0, 1.0], "torch-eager": [1.0, 1.0, 1.0], "torch-least": [0.9, 0.9, 0.9]}
     table = speed.report.bars_table(speed.report.verdicts(results({wide: times})))
     assert "| <= 0.8 | **missed**; samples and products alone: 0.90 (0.90-0.90) |" in table
-    table = speed.report.bars_table(speed.report.verdicts(results({wide: {**times, "portnn-torch": [0.7]}})))
+    table = speed.report.bars_table(speed.report.verdicts(results({wide: {**times, "portnn-torch": [0.7] * 3}})))
     assert "| 0.70 (0.70-0.70) | <= 0.8 | held |" in table
 
 
@@ -353,8 +353,9 @@ def test_strict_fails_on_a_missed_bar_alone(speed, case, results, tmp_path, caps
 def test_figures_of_several_runs_are_put_together(speed, tmp_path):
     """One machine and one number of threads; everything else would compare what was not measured side by side."""
 
-    def run(batch, seconds):
-        return {"case": {"batch": batch}, "competitor": "jax", "seconds": [seconds]}
+    def run(batch, seconds):  # a longer run has more samples, and is of the same case
+        about = {"name": f"784-128-10, batch {batch}, sgd", "samples": int(1000 * seconds)}
+        return {"case": about, "competitor": "jax", "seconds": [seconds]}
 
     one = {"what": "speed", "machine": {"cores": 2}, "device": "cpu", "threads": {"each": 2}, "rounds": 7}
     slower = {**run(1, 9.0), "competitor": "torch-eager"}  # took no turns in the second run
@@ -406,3 +407,24 @@ def test_the_page_of_scaling_has_what_was_measured_and_what_is_predicted():
     assert rows_of(page) == [*measured, *predicted]
     assert len(measured) >= 2
     assert len(predicted) == 10
+
+
+def test_the_page_of_performance_has_what_was_measured(speed):
+    page = (BENCHMARKS.parent / "docs" / "performance.md").read_text("utf-8")
+    results = json.loads((BENCHMARKS / "results" / "speed-cpu.json").read_text("utf-8"))
+    judged = speed.report.verdicts(results)
+    assert len(judged) >= 43
+    assert speed.report.bars_table(judged) in page
+    brief = speed.report.brief(results).strip()
+    assert brief in page
+    readme = (BENCHMARKS.parent / "README.md").read_text("utf-8")
+    shown, known = table(readme[readme.index("| time per step |") :].partition("\n\n")[0]), table(brief)
+    assert len(shown) >= 9
+    for case, times in shown.items():
+        assert times.items() <= known[case].items()
+
+
+def table(text):
+    """Return the rows of a table by their first cells, each as a dict by the head."""
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}

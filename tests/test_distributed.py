@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import ranks
 import tolerances
+from libraries import LIBRARIES as LIBRARY
 from tolerances import assert_same, assert_within
 
 import portnn
@@ -146,6 +147,34 @@ def test_a_training_on_another_library_is_that_of_one_process(backend):
     options = {"kind": "everything", **OPTIONS["weights"]}
     found = on_ranks(2, "trained", backend=there(backend), **options)
     check_same(found, ranks.trained(None, **options))
+
+
+ON_GPUS = {name: LIBRARY[name] for name in ("cupy", "torch-cuda", "jax-cuda")}
+
+
+@pytest.mark.parametrize("name", ON_GPUS)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_training_on_a_gpu_is_that_of_one_process(name, n):
+    """Two ranks that share a GPU add up in the memory of the host."""
+    where = on_gpu(name)
+    options = {"kind": "everything", **OPTIONS["weights"]}
+    check_same(on_ranks(n, "trained", **where, **options), ranks.trained(None, **options))
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", *ON_GPUS])
+@pytest.mark.parametrize("n", [1, 2])
+def test_arrays_are_added_where_they_lie(name, n):
+    """One rank alone has a GPU of its own, and adds up by NCCL; two share one here."""
+    where = on_gpu(name) if name in ON_GPUS else {"backend": there(name)}
+    total, how = on_ranks(n, "added", **where)
+    assert total == [k * n * (n + 1) / 2 for k in range(9)]
+    assert how == ("device" if n == 1 and name in ("cupy", "torch-cuda") else "host")
+
+
+def on_gpu(name: str) -> dict[str, Any]:
+    if ON_GPUS[name].why_not:
+        pytest.skip(ON_GPUS[name].why_not)
+    return {"backend": ON_GPUS[name].backend_name, "device": ON_GPUS[name].device_name}
 
 
 def check_same(found: Any, expected: Any, steps: str = "adam") -> None:
