@@ -25,16 +25,12 @@ def arrays_of_first(group: Group, backend: Backend, state: State) -> State:
     return {name: backend.asarray(host[name], a.dtype, copy=True) for name, a in state.items()}
 
 
-def remember_as_first(group: Group, learning_rate: Any) -> list[tuple[Any, Any]]:
-    """Have schedules remember what those of the first do; return those that were changed, with what was before."""
+def remembered_by_first(group: Group, learning_rate: Any) -> list[tuple[Any, Any, Any]]:
+    """Return the schedules that remember, what they do here, and what they are to remember: what the first's do."""
     schedules = [schedule for schedule in observers(learning_rate) if remembers(schedule)]
-    states = group.told([schedule.state() for schedule in schedules])
-    if group.rank == 0:
-        return []
-    before = [(schedule, schedule.state()) for schedule in schedules]
-    for schedule, seen in zip(schedules, states, strict=True):
-        schedule.restore(seen)
-    return before
+    mine = [schedule.state() for schedule in schedules]
+    told = group.told(mine)
+    return list(zip(schedules, mine, told, strict=True)) if group.rank else []
 
 
 def history_of_first(group: Group, history: History, gone: Collection[str]) -> Collection[str]:

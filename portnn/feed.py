@@ -17,20 +17,23 @@ from portnn.group import ALONE, Group
 _MOVED = {"bool", "float32", "float64"} | {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 CHUNK_ROWS = 8192  # rows moved or evaluated at once: a few MB, so that memory stays bounded
 
+LARGE, LONG = 1024, 44 * 10**9  # batches from which on a chunk's memory takes time, and the work of a chunk then
 
-def rows_per_chunk(n_params: int) -> int:
+
+def rows_per_chunk(n_params: int, work: int = 16 * 10**9) -> int:
     """Return how many samples to train on between two looks of the host: fewer where a network takes longer.
 
-    So Ctrl-C, the progress bar and a NaN wait for a second or two, and what a chunk costs by itself hardly shows: JAX's
-    CPU asks the system for all of its memory anew.
+    ``work`` is their number times that of parameters. Ctrl-C, the progress bar and a NaN wait for about a second with
+    batches of a hundred and more, longer with small ones or with networks of millions of parameters; what a chunk costs
+    by itself hardly shows.
 
     Examples
     --------
-    >>> rows_per_chunk(100), rows_per_chunk(100_000), rows_per_chunk(10**9)
-    (65536, 65536, 8192)
+    >>> rows_per_chunk(100), rows_per_chunk(10**6), rows_per_chunk(10**9)
+    (65536, 16000, 8192)
 
     """
-    return max(CHUNK_ROWS, min(65536, 44 * 10**9 // n_params))
+    return max(CHUNK_ROWS, min(65536, work // n_params))
 
 
 class Feed:
@@ -80,9 +83,10 @@ class Feed:
 
     from_files = False  #: whether samples are read while they are asked for
 
-    def chunk_rows(self, n_params: int) -> int:
+    def chunk_rows(self, n_params: int, batch_size: int) -> int:
         """Return how many samples to train on between two looks of the host."""
-        return CHUNK_ROWS if self.streamed else rows_per_chunk(n_params)
+        more = (LONG,) if self.backend.allocates and batch_size >= LARGE else ()
+        return CHUNK_ROWS if self.streamed else rows_per_chunk(n_params, *more)
 
     def gather(self, rows: slice) -> Batch:
         """Return the rows at a slice, on the device, x in the network's dtype."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from portnn.alike import arrays_of_first, check_equal, error_of_all, history_of_first, remember_as_first
+from portnn.alike import arrays_of_first, check_equal, error_of_all, history_of_first, remembered_by_first
 from portnn.backends.base import Rows, State
 from portnn.callbacks import Callback, called, during
 from portnn.checkpoint_record import Kept
@@ -141,7 +141,10 @@ class Loop:
         self.called = group.told(bool(self.callbacks))
         state = arrays_of_first(group, self.model.backend, self.position.state)
         self.position = group.told(place)._replace(state=state)
-        self._schedules = remember_as_first(group, getattr(self.optimizer, "learning_rate", None))
+        changed = remembered_by_first(group, getattr(self.optimizer, "learning_rate", None))
+        self._schedules = [(schedule, before) for schedule, before, _ in changed]
+        for schedule, _, told in changed:
+            schedule.restore(told)
         self.gone = history_of_first(group, self.history, self.gone)
         check_equal(group, self.model.backend, state, self.position.updates)
 
@@ -306,7 +309,7 @@ class Loop:
         feed, row = self.feed, self.position.row
         if not self.position.chunk_rows:
             n_params = self.model.n_params * (self.model.members or 1)
-            most = self.group.told(feed.chunk_rows(n_params))
+            most = self.group.told(feed.chunk_rows(n_params, self.batch_size))
             self.position = self.position._replace(chunk_rows=most)
         chunks = plan(feed.n, self.batch_size, self.position.chunk_rows)
         left = [chunk for chunk in chunks if chunk[0] >= row]

@@ -30,7 +30,7 @@ class StreamFeed(Feed):
         self.stream, self.n, self.who, self.streamed = stream, len(stream), who, True
         self._sound = numpy.zeros(len(stream.blocks), dtype=bool)  # blocks that have been looked at
 
-    def chunk_rows(self, n_params: int) -> int:
+    def chunk_rows(self, n_params: int, batch_size: int) -> int:
         """Half a window, so that most chunks lie in one; never more than of samples in memory."""
         return max(1, min(rows_per_chunk(n_params), self.stream.window_rows // 2))
 

@@ -219,7 +219,7 @@ def test_chunks_are_cut_as_before_on_the_same_device_and_anew_elsewhere(tmp_path
     monkeypatch.setattr(portnn.step.Chunks, "run", spied)
 
     def train(folder: Any, rows: int, **where: Any) -> tuple[list[tuple[int, int]], History, MLP]:
-        monkeypatch.setattr(portnn.feed, "rows_per_chunk", lambda n_params: rows)
+        monkeypatch.setattr(portnn.feed, "rows_per_chunk", lambda *_: rows)
         cuts.clear()
         kept = {} if folder is None else {"checkpoint": Checkpoints(folder, seconds=0.0), "resume": True}
         model = network(dtype="float64", **where)

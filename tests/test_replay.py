@@ -634,6 +634,17 @@ def test_labels_of_another_dtype_are_compared(replaying):
     assert found == [[1.0, 0.0]]
 
 
+def test_numbers_of_another_dtype_are_compared_as_the_standard_has_it(replaying):
+    """torch by itself would round the number to the dtype of the array."""
+    tenth = replaying.backend.asarray(np.asarray(3.1, "float64"))
+
+    def compute(xp, a):
+        return [xp.astype(a + 0.1 >= xp.hold(tenth), a.dtype)]
+
+    _, found = replayed_calls(replaying, compute)
+    assert found == [[[0.0, 0.0], [0.0, 0.0]]]  # 3.1 in float32 is less than in float64
+
+
 def test_a_number_that_changes_from_step_to_step_is_read_in_each(replaying):
     one = replaying.backend.asarray(np.asarray(1.0, "float32"))
 

@@ -838,3 +838,12 @@ def test_numbers_and_flags_of_numpy_and_columns_of_a_table_are_taken():
         for model, options in zip(models, (one, other), strict=True):
             fit(model, **options)
         assert_same(models[1].params, models[0].params)
+
+
+@pytest.mark.parametrize(
+    ("backend", "batch_size", "rows"), [("numpy", 8192, 20_000), ("jax", 1023, 20_000), ("jax", 1024, 55_000)]
+)
+def test_chunks_are_longer_where_each_asks_for_its_memory_anew(backend, batch_size, rows):
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    feed = portnn.feed.Feed(portnn.backends.get_backend(backend), np.zeros((4, 2), "float32"), {}, np.float32)
+    assert feed.chunk_rows(800_000, batch_size) == rows

@@ -106,6 +106,7 @@ class Backend:
     name: str = "array_api"
     cure: ClassVar[str] = ""  # how to get the library: the pip command
     compiles: bool = False  # whether compile_chunk does more than the loop
+    allocates: bool = False  # whether each chunk asks the system for its memory anew, which takes time
     replays: bool = False  # whether it does so by calling the step in the beginning only, without being asked to
 
     def __init__(self, xp: Any, device: Any = None) -> None:

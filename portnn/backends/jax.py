@@ -49,6 +49,11 @@ class JaxBackend(Backend):
     cure = "python -m pip install jax"
     compiles = True
 
+    @property
+    def allocates(self) -> bool:  # type: ignore[override]
+        """On the CPU, where a compiled function gives its memory back to the system when it ends."""
+        return bool(self.device.platform == "cpu")
+
     @classmethod
     def open(cls, device: Any = None) -> Backend:
         """Import the library; ``device`` is a JAX device or a name such as ``"cpu"`` or ``"cuda:0"``."""

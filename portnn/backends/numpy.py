@@ -16,7 +16,7 @@ from portnn.backends.replay import Replaying
 from portnn.backends.tape import Call
 from portnn.errors import BackendError
 
-MOST_SPREAD = 2**20  # bytes of the largest array that stands in for a number
+MOST_BESIDE = 2**20  # bytes of the largest array that a call has beside its arguments and its result
 _REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}
 
 
@@ -97,7 +97,7 @@ class NumpyBackend(Replaying):
         if name == "argmax" and len(args) == 1:
             return functools.partial(args[0].argmax, **kwargs, out=out)
         function = getattr(numpy, name, None)
-        if name == "max" and len(args) == 1 and _is_narrow(args[0], kwargs.get("axis")):
+        if name == "max" and len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"} and _is_narrow(args[0], **kwargs):
             return _by_columns(args[0], out[..., 0] if kwargs.get("keepdims") else out)
         if name in _REDUCTIONS and len(args) == 1 and out.dtype == args[0].dtype:
             return functools.partial(_REDUCTIONS[name].reduce, args[0], **{"axis": None, **kwargs}, out=out)
@@ -142,8 +142,8 @@ class NumpyBackend(Replaying):
         return numpy.may_share_memory(a, b)
 
 
-def _is_narrow(a: Any, axis: int | None) -> bool:
-    return bool(a.ndim > 1 and axis in (-1, a.ndim - 1) and 0 < a.shape[-1] <= 32)
+def _is_narrow(a: Any, axis: Any = None, keepdims: bool = False) -> bool:
+    return bool(a.ndim > 1 and axis in (-1, a.ndim - 1) and 0 < a.shape[-1] <= 32 and a.nbytes <= MOST_BESIDE)
 
 
 def _by_columns(a: Any, out: Any) -> Callable[[], object]:
@@ -163,7 +163,7 @@ def _by_columns(a: Any, out: Any) -> Callable[[], object]:
 
 def _spread(number: Any, out: Any) -> Any:
     """Return an array of a number, beside which NumPy takes several maxima at a time; one by one beside the number."""
-    return numpy.full(out.shape if out.nbytes <= MOST_SPREAD else out.shape[-1:], number)
+    return numpy.full(out.shape if out.nbytes <= MOST_BESIDE else out.shape[-1:], number)
 
 
 HOST = NumpyBackend(xp)

@@ -282,7 +282,11 @@ class TorchBackend(Replaying):
         if (
             name in _ELEMENTWISE
             and not kwargs
-            and (all(a.dtype == arrays[0].dtype for a in arrays) or (name in _COMPARISONS and len(arrays) == 2))
+            and (
+                all(a.dtype == arrays[0].dtype for a in arrays)
+                # with a number of another dtype torch takes that of the array, the standard that of both
+                or (name in _COMPARISONS and len(arrays) == 2 and arrays[0].ndim and arrays[1].ndim)
+            )
         ):
             args = tuple(
                 a if isinstance(a, torch.Tensor) else self.xp.asarray(a, dtype=arrays[0].dtype, device=self.device)
