@@ -126,3 +126,31 @@ def test_optimizers_do_not_see_the_difference(optimizer):
     for name, a in run(cut).items():
         assert isinstance(a, Parts)
         assert_within(a.joined(), whole[name], first_gradient(whole[name], "float64"))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("batch_size", [2, 6], ids=["three steps", "one step"])
+def test_a_compiled_chunk_writes_vectors_and_joins_none(monkeypatch, batch_size, members):
+    """XLA joins number by number: 10 ns each, which took longer than a step of Adam."""
+    pytest.importorskip("jax", reason="jax is not installed")
+    import portnn.backends.jax as room
+
+    texts, compiled = [], room._compiled
+
+    def spied(*about):
+        chunk = compiled(*about)
+
+        def run(*args):
+            texts.append(chunk.lower(*args).as_text())
+            return chunk(*args)
+
+        return run
+
+    monkeypatch.setattr(room, "_compiled", spied)
+    model = portnn.MLP([5, 4, 3], backend="jax", members=members)
+    x, t = RNG.standard_normal((6, 5)), np.arange(6) % 3
+    portnn.fit(model, x, t, epochs=1, batch_size=batch_size, optimizer=portnn.Adam(), progress=False)
+    assert len(texts) == 1
+    joins = [line for line in texts[0].splitlines() if "concatenate" in line and "39xf32>" in line.split("->")[-1]]
+    assert not joins
+    assert texts[0].count("dynamic_update_slice") >= 12  # four parts of parameters and of both moments

@@ -25,7 +25,7 @@ from portnn.backends.base import (
     table,
     to_native,
 )
-from portnn.backends.parts import Parts, joined
+from portnn.backends.parts import Parts
 from portnn.errors import BackendError, reason
 
 MOST_KEPT = 2**22  # outputs of a chunk
@@ -239,6 +239,14 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
     def parts(a: Any) -> tuple[Array, ...]:
         return (a if isinstance(a, Parts) else Parts.cut(a, shapes)).parts
 
+    def written(a: Parts, vector: Array) -> Array:
+        """Write parts over the vector that they were cut from: XLA joins parts number by number, which takes longer."""
+        start = 0
+        for part in a.flat():
+            vector = jax.lax.dynamic_update_slice_in_dim(vector, part, start, axis=-1)
+            start += part.shape[-1]
+        return vector
+
     def gathered(sources: Batch, here: Batch, wanted: dict[str, Any]) -> Batch:
         batch = {name: a.at[here[name]].get(mode="promise_in_bounds") for name, a in sources.items()}
         return {name: a.astype(wanted.get(name, a.dtype)) for name, a in batch.items()}
@@ -254,11 +262,11 @@ def _compiled(step: Step, steps: int, batch_size: int, unroll: int) -> Callable[
             return in_parts(state), seen
 
         here = {name: a.reshape(steps, batch_size) for name, a in index.items()}
+        before = state
         state, seen = jax.lax.scan(body, in_parts(state), (here, rows), unroll=min(unroll, steps))
         metrics = seen if judge is None else jax.vmap(judge)(seen, gathered(sources, here, wanted))
-        return {name: joined(a) for name, a in whole(state).items()}, {
-            name: m.sum(axis=(0, -1)) for name, m in metrics.items()
-        }
+        after = {name: written(a, before[name]) if isinstance(a, Parts) else a for name, a in whole(state).items()}
+        return after, {name: m.sum(axis=(0, -1)) for name, m in metrics.items()}
 
     return jax.jit(scan, donate_argnums=0, static_argnums=4)
 
