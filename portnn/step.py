@@ -158,7 +158,8 @@ class Pieces:
             check_members(f"{who}: {type(optimizer).__name__}", name, getattr(optimizer, name), model.members)
         l1, l2 = (check_penalty(who, name, value, model.members) for name, value in (("l1", l1), ("l2", l2)))
         with enough(backend, functools.partial(state_wants, model, who)):
-            self.decayed, self._count = model.decayed(), counter(loss)
+            # as long as the network: a step that is kept for the next training holds it
+            self.decayed, self._count = model.decayed() if _decays(optimizer) else None, counter(loss)
         share = None if output_share is None else backend.asarray(output_share, like.dtype)
         self.losses = losses_of(model, loss, share, l1, l2, who, per_batch)
         self.unpenalized = losses_of(model, loss, share, 0.0, 0.0, who)
@@ -260,5 +261,14 @@ def _limit(model: MLP, limit: float | None) -> Array | None:
 
 def _update(optimizer: Any) -> Hashable:
     """Return what identifies the update of an optimizer of ours: everything but its rate, which is in the rows."""
-    ours = isinstance(optimizer, Optimizer) and type(optimizer).__module__.partition(".")[0] == "portnn"
-    return replace(optimizer, learning_rate=1.0) if ours else None
+    return replace(optimizer, learning_rate=1.0) if _is_ours(optimizer) else None
+
+
+def _is_ours(optimizer: Any) -> bool:
+    return isinstance(optimizer, Optimizer) and type(optimizer).__module__.partition(".")[0] == "portnn"
+
+
+def _decays(optimizer: Any) -> bool:
+    """Whether an optimizer asks which parameters decay; those of users may."""
+    decay = getattr(optimizer, "weight_decay", 0.0)
+    return not _is_ours(optimizer) or not isinstance(decay, int | float) or decay != 0.0

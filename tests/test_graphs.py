@@ -3,6 +3,12 @@
 The captures of CuPy and PyTorch themselves are seen to work where there is a GPU, by the tests of training.
 """
 
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tolerances import assert_same, assert_within, few_steps
@@ -10,6 +16,8 @@ from tolerances import assert_same, assert_within, few_steps
 import portnn
 from portnn.backends import HOST
 from portnn.backends.base import Rows
+from portnn.backends.cupy import CupyBackend
+from portnn.backends.cupy_graph import _capturable_products
 from portnn.backends.graphs import LONGEST, GraphChunk, GraphError
 from portnn.losses import get_loss
 from portnn.step import make_step
@@ -103,3 +111,59 @@ def test_cupy_has_the_names_that_the_capture_uses():
         assert hasattr(cupy.cuda.Stream, name)
     before = cublas.gemmEx
     cublas.gemmEx = before  # can be replaced
+
+
+def test_threads_capture_one_after_the_other():
+    """A capture changes things of the whole process, such as who collects garbage."""
+    inside, most = [], []
+
+    def slow(body):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return again(body)
+
+    def run(_):
+        step, fresh, chunk, rows = prepared(2, portnn.SGD(0.1))
+        GraphChunk(HOST, step, 2, BATCH, slow)(fresh(), chunk, rows)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, range(3)))
+    assert most == [1] * 6
+
+
+def test_products_of_other_threads_are_not_captured(monkeypatch):
+    """CuPy looks the function up anew in each call, whoever calls: without a GPU, with modules that note the calls."""
+    captured, made, set_for = [], [], []
+    cublas = SimpleNamespace(gemmEx=lambda *a: made.append(a))
+    library = SimpleNamespace(
+        cublasGemmEx=lambda *a: captured.append(a) or 0,
+        cublasSetStream_v2=lambda handle, stream: set_for.append(stream.value) or 0,
+        cublasSetWorkspace_v2=lambda *a: 0,
+    )
+    handles = SimpleNamespace(get_cublas_handle=lambda: 77)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(device=handles)))
+    for name in ("cupy_backends", "cupy_backends.cuda"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", SimpleNamespace(cublas=cublas))
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", cublas)
+    monkeypatch.setattr("portnn.backends.cupy_graph._cublas", lambda: library)
+    workspace, before = SimpleNamespace(nbytes=64, data=SimpleNamespace(ptr=9)), cublas.gemmEx
+    product = tuple(range(19))
+    with _capturable_products(SimpleNamespace(ptr=5), workspace):
+        cublas.gemmEx(*product)
+        other = threading.Thread(target=lambda: cublas.gemmEx(*product))
+        other.start()
+        other.join()
+    assert cublas.gemmEx is before
+    assert set_for == [5, None]
+    assert made == [product]
+    assert [call[0].value for call in captured] == [77]
+    assert [a.value or 0 for a in captured[0][1:]] == list(product[1:])
+
+
+def test_members_on_cupy_say_that_they_are_not_captured():
+    chunk = CupyBackend.__new__(CupyBackend).compile_chunk(SimpleNamespace(members=2), 3, 4)
+    with pytest.raises(GraphError, match="the products of members cannot be captured with CuPy"):
+        chunk({}, {}, [])

@@ -1,7 +1,9 @@
 """Steps that are recorded and replayed: the same bits as the steps themselves, without what they cost."""
 
 import functools
+import gc
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -105,6 +107,38 @@ def test_samples_in_another_layout_are_the_same_samples(of):
     one, _ = trained(numpy, "auto", x=of(wide))
     other, _ = trained(numpy, "auto", x=np.ascontiguousarray(of(wide)))
     assert_same(one, other)
+
+
+@pytest.mark.parametrize("of", [np.ascontiguousarray, np.asfortranarray])
+@pytest.mark.parametrize("features", [13, 6])
+def test_batches_in_order_begin_anywhere_in_memory(replaying, features, of):
+    """A view of the samples lies and begins elsewhere than the copy that is trained on: products may differ in bits."""
+    x = of(np.random.default_rng(2).standard_normal((60, features)).astype("float32"))
+    t = np.arange(60) % 3
+    options = {"model": {"sizes": [features, 9, 3]}, "t": t, "shuffle": False, "batch_size": 10}
+    replayed, history = trained(replaying, "auto", x=replaying.make(x), **options)
+    plain, expected = trained(replaying, False, x=replaying.make(x), **options)
+    again, _ = trained(replaying, False, x=replaying.make(np.ascontiguousarray(x)), **options)
+    assert_same(replayed, plain)
+    assert_same(again, plain)
+    assert history == expected
+
+
+def test_a_batch_that_is_fetched_otherwise_is_noticed(monkeypatch):
+    """What is replayed is compared with what the loop would do, not with itself."""
+    numpy = LIBRARIES["numpy"]
+    take_into = type(HOST).take_into
+
+    def a_row_late(self, out, rows, start, stop):
+        take_into(self, out, rows, start, stop)
+        if out.ndim > 1:
+            out[...] = np.roll(out, 1, axis=0)
+
+    monkeypatch.setattr(
+        type(HOST), "take_into", lambda self, out, *a: (a_row_late if out.ndim > 1 else take_into)(self, out, *a)
+    )
+    with pytest.raises(NotRecordedError, match="a replayed step differs from the step itself in"):
+        trained(numpy, True)
 
 
 def test_no_layout_is_copied_as_a_whole_for_a_batch():
@@ -643,6 +677,46 @@ def test_numbers_of_another_dtype_are_compared_as_the_standard_has_it(replaying)
 
     _, found = replayed_calls(replaying, compute)
     assert found == [[[0.0, 0.0], [0.0, 0.0]]]  # 3.1 in float32 is less than in float64
+
+
+def test_a_fraction_is_none_of_the_integers(replaying):
+    """torch would take 0.5 for 0 beside them, and True for 1."""
+    labels = replaying.backend.asarray(np.asarray([[0, 1], [2, 1]], "int32"))
+
+    def compute(xp, a):
+        held = xp.hold(labels)
+        return [xp.astype(held >= 0.5, a.dtype), xp.astype(held > 1, a.dtype), xp.astype((held > 1) == True, a.dtype)]  # noqa: E712
+
+    _, found = replayed_calls(replaying, compute)
+    assert found == [[[0.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
+
+
+def test_a_number_can_be_written_over_a_part(replaying):
+    def compute(xp, a):
+        b = a + 1.0
+        b[0, ...] = 7.0
+        return [b]
+
+    _, found = replayed_calls(replaying, compute)
+    assert found == [[[7.0, 7.0], [-1.0, -1.0]]]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9], ids=["recorded once", "recorded twice", "compared"])
+def test_memory_of_a_short_training_is_let_go_at_once(monkeypatch, epochs):
+    tapes = weakref.WeakSet()
+    made = Tape.__init__
+
+    def noted(self, *args):
+        made(self, *args)
+        tapes.add(self)
+
+    monkeypatch.setattr(Tape, "__init__", noted)
+    gc.disable()
+    try:
+        trained(LIBRARIES["numpy"], True, epochs=epochs, batch_size=N)
+        assert not tapes
+    finally:
+        gc.enable()
 
 
 def test_a_number_that_changes_from_step_to_step_is_read_in_each(replaying):

@@ -11,7 +11,7 @@ from tolerances import assert_same, assert_within, few_steps
 import portnn
 from portnn.losses import cross_entropy, get_loss
 from portnn.optimizers import get_optimizer
-from portnn.step import make_step
+from portnn.step import Pieces, make_step
 
 BASE = {
     "sizes": [4, 3, 2],
@@ -183,3 +183,23 @@ def test_jax_judges_steps_at_once_or_one_by_one(most, monkeypatch):
     assert bool(at_once) == (most > 0)
     assert history["accuracy"] == expected["accuracy"]
     assert_within(np.asarray(history["loss"]), np.asarray(expected["loss"]), few_steps(expected["loss"], "float32"))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "asks"),
+    [
+        *((portnn.SGD(0.1), False), (portnn.Adam(0.1), False), (portnn.AdamW(0.1, weight_decay=0.0), False)),
+        *((portnn.AdamW(0.1), True), (portnn.LARS(0.1), False), (portnn.LARS(0.1, weight_decay=0.1), True)),
+    ],
+)
+def test_a_step_holds_what_decays_only_for_those_who_ask(optimizer, asks):
+    """It is a vector as long as the network, and steps that were compiled are kept for the next training."""
+    pieces = Pieces(portnn.MLP([4, 3, 2]), get_loss("cross_entropy"), optimizer)
+    assert (pieces.decayed is not None) == asks
+
+
+def test_an_optimizer_of_the_user_is_told_what_decays():
+    class Mine(portnn.SGD):
+        pass
+
+    assert Pieces(portnn.MLP([4, 3, 2]), get_loss("cross_entropy"), Mine(0.1)).decayed is not None

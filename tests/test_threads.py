@@ -14,6 +14,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,6 +209,28 @@ def test_autograd_of_torch_goes_on_beside():
     found = at_once([theirs, fit, without] * 4)
     assert found == [[(True, [2.0, 2.0, 2.0])] * 60, alone, False] * 4
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("first_to_leave", [0, 1])
+def test_the_precision_of_cupy_is_that_of_all_threads(monkeypatch, first_to_leave):
+    """It is one setting of the process: nobody may get less than what was asked for, and it is put back in the end."""
+    from portnn.backends import cupy
+
+    position = [7]  # what the process has set, whatever it is
+    settings = SimpleNamespace(COMPUTE_TYPE_DEFAULT=0, COMPUTE_TYPE_TF32=3)
+    settings.get_compute_type = lambda dtype: position[0]
+    settings.set_compute_type = lambda dtype, to: position.__setitem__(0, to)
+    monkeypatch.setattr(cupy._Precision, "_settings", settings)
+    asked = ["tf32", "float32"]
+    threads, contexts = [ThreadPoolExecutor(1) for _ in asked], [cupy._precision.at(p) for p in asked]
+    seen = []
+    for thread, context in zip(threads, contexts, strict=True):
+        thread.submit(context.__enter__).result()
+        seen.append(position[0])
+    for i in (first_to_leave, 1 - first_to_leave):
+        threads[i].submit(contexts[i].__exit__, None, None, None).result()
+        seen.append(position[0])
+    assert seen == [3, 0, [0, 3][first_to_leave], 7]
 
 
 @pytest.mark.parametrize("before", ["none", "ieee", "tf32"])

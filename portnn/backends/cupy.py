@@ -10,8 +10,34 @@ import numpy
 
 from portnn.backends.base import Array, Backend, Chunk, Step, own_device
 from portnn.backends.cupy_graph import capture
-from portnn.backends.graphs import GraphChunk
+from portnn.backends.graphs import GraphChunk, GraphError
+from portnn.backends.switch import Switch
 from portnn.errors import BackendError, reason
+
+
+class _Precision(Switch):
+    """What CuPy computes float32 products in, on all devices."""
+
+    @property
+    def _settings(self) -> Any:
+        from cupy._core import _routines_linalg
+
+        return _routines_linalg
+
+    def read(self) -> int:
+        """A number that CuPy has a name for."""
+        return int(self._settings.get_compute_type(numpy.dtype("float32")))
+
+    def turn(self, position: int) -> None:
+        """For all threads."""
+        self._settings.set_compute_type(numpy.dtype("float32"), position)
+
+    def position(self, precision: str) -> int:
+        """TF32, or CuPy's default, which is full float32."""
+        return int(self._settings.COMPUTE_TYPE_TF32 if precision == "tf32" else self._settings.COMPUTE_TYPE_DEFAULT)
+
+
+_precision = _Precision()
 
 
 class CupyBackend(Backend):
@@ -81,17 +107,8 @@ class CupyBackend(Backend):
     @contextlib.contextmanager
     def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
         """Make the device current (CuPy computes on the current device) and pin the precision of products."""
-        from cupy._core import _routines_linalg as products
-
-        float32 = numpy.dtype("float32")
-        wanted = products.COMPUTE_TYPE_TF32 if matmul_precision == "tf32" else products.COMPUTE_TYPE_DEFAULT
-        before = products.get_compute_type(float32)
-        with self.device:
-            products.set_compute_type(float32, wanted)
-            try:
-                yield
-            finally:
-                products.set_compute_type(float32, before)
+        with self.device, _precision.at(matmul_precision):
+            yield
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a CuPy array."""
@@ -138,9 +155,15 @@ class CupyBackend(Backend):
         return reduce
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
-        """Return the chunk as CUDA graphs of many steps; with members as a loop: their products cannot be captured."""
-        one = getattr(step, "members", None) is None
-        return GraphChunk(self, step, steps, batch_size, capture) if one else self.loop_chunk(step, steps, batch_size)
+        """Return the chunk as CUDA graphs of many steps."""
+        if getattr(step, "members", None) is None:
+            return GraphChunk(self, step, steps, batch_size, capture)
+
+        def refuse(*_: Any) -> Any:
+            message = "the products of members cannot be captured with CuPy"
+            raise GraphError(message)
+
+        return refuse
 
 
 def _number(device: Any) -> int:

@@ -19,38 +19,36 @@ from typing import Any
 from portnn.backends.graphs import GraphError
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS asks for on Hopper
-_one_at_a_time = threading.Lock()
 
 
 def capture(body: Callable[[], None]) -> Callable[[], None]:
     """Capture what ``body`` launches and return a function that launches it again on the current stream.
 
-    The pool that the graph's memory comes from, and all that the graph refers to, live as long as that function.
+    The pool that the graph's memory comes from lives as long as that function; what ``body`` works on is the caller's.
     """
     import cupy
 
     pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
-    with _one_at_a_time:
-        cupy.cuda.get_current_stream().synchronize()
-        with cupy.cuda.using_allocator(pool.malloc), stream:
-            workspace = cupy.empty(WORKSPACE, dtype=cupy.uint8)
-            body()  # compiles kernels and makes handles, which cannot be done within a capture
-            stream.synchronize()
-            gc.collect()
-            enabled = gc.isenabled()
-            gc.disable()  # a handle that is destroyed within a capture would end it
-            try:
-                with _capturable_products(stream, workspace):
-                    stream.begin_capture()
-                    try:
-                        body()
-                    finally:
-                        graph = stream.end_capture()
-            finally:
-                if enabled:
-                    gc.enable()
+    cupy.cuda.get_current_stream().synchronize()
+    with cupy.cuda.using_allocator(pool.malloc), stream:
+        workspace = cupy.empty(WORKSPACE, dtype=cupy.uint8)
+        body()  # compiles kernels and makes handles, which cannot be done within a capture
         stream.synchronize()
-    kept = (pool, workspace, body)
+        gc.collect()
+        enabled = gc.isenabled()
+        gc.disable()  # a handle that is destroyed within a capture would end it
+        try:
+            with _capturable_products(stream, workspace):
+                stream.begin_capture()
+                try:
+                    body()
+                finally:
+                    graph = stream.end_capture()
+        finally:
+            if enabled:
+                gc.enable()
+    stream.synchronize()
+    kept = (pool, workspace)
 
     def launch() -> None:
         assert kept
@@ -65,17 +63,18 @@ def _capturable_products(stream: Any, workspace: Any) -> Iterator[None]:
     import cupy
     from cupy_backends.cuda.libs import cublas
 
-    library = _cublas()
+    library, me, before = _cublas(), threading.get_ident(), cublas.gemmEx
     handle = ctypes.c_void_p(cupy.cuda.device.get_cublas_handle())
 
     def check(status: int, what: str) -> None:
         if status != 0:
             raise GraphError(f"cuBLAS refuses {what} while a graph is captured: status {status}")
 
-    def gemm_ex(
-        _: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, a: int, a_type: int, lda: int, *rest: int
-    ) -> None:
-        b, b_type, ldb, beta, c, c_type, ldc, compute_type, algorithm = rest
+    def gemm_ex(own: int, *product: int) -> None:
+        if threading.get_ident() != me:  # a product that another thread makes meanwhile is none of the graph's
+            before(own, *product)
+            return
+        transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, kind, algorithm = product
         check(
             library.cublasGemmEx(
                 *(handle, ctypes.c_int(transa), ctypes.c_int(transb), ctypes.c_int(m), ctypes.c_int(n)),
@@ -83,12 +82,11 @@ def _capturable_products(stream: Any, workspace: Any) -> Iterator[None]:
                 *(ctypes.c_void_p(a), ctypes.c_int(a_type), ctypes.c_int(lda)),
                 *(ctypes.c_void_p(b), ctypes.c_int(b_type), ctypes.c_int(ldb), ctypes.c_void_p(beta)),
                 *(ctypes.c_void_p(c), ctypes.c_int(c_type), ctypes.c_int(ldc)),
-                *(ctypes.c_int(compute_type), ctypes.c_int(algorithm)),
+                *(ctypes.c_int(kind), ctypes.c_int(algorithm)),
             ),
             "a product",
         )
 
-    before = cublas.gemmEx
     # the stream first: setting it takes the workspace away
     check(library.cublasSetStream_v2(handle, ctypes.c_void_p(stream.ptr)), "its stream")
     size = ctypes.c_size_t(workspace.nbytes)

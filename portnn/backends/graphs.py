@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy
@@ -10,6 +11,8 @@ from portnn.backends.base import Array, Backend, Batch, Metrics, Rows, State, St
 
 LONGEST = 256  # steps in one graph: some 12,000 nodes
 AGREEMENT = 1e-4  # of a replayed step with the step itself, relative to the largest number; products may differ
+
+_one_at_a_time = threading.Lock()  # captures, in all threads: they change things of the whole process
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
@@ -60,7 +63,7 @@ class GraphChunk:
             self.inputs[name][:n, ...] = rows.at(first, first + n)
         self.table[:length, ...] = scalars[start : start + length, ...]
 
-    def _captured(self, length: int) -> None:
+    def _steps(self, length: int) -> None:
         """What a graph holds: steps over the memory of the inputs that end in the memory of the state."""
         state: State = dict(self.state)
         for k in range(length):
@@ -92,7 +95,8 @@ class GraphChunk:
         self._put_back(before)
 
     def _capture(self, length: int, before: State) -> Callable[[], None]:
-        launch = self.capture(lambda: self._captured(length))
+        with _one_at_a_time:
+            launch = self.capture(lambda: self._steps(length))
         self._put_back(before)
         return launch
 

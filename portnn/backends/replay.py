@@ -14,7 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from portnn.backends.base import Array, Backend, Chunk, Metrics, Rows, State, Step, dtype_name, summed, table
+from portnn.backends.base import (
+    Array,
+    Backend,
+    Batch,
+    Chunk,
+    Metrics,
+    Rows,
+    State,
+    Step,
+    batch_at,
+    dtype_name,
+    summed,
+    table,
+)
 from portnn.backends.tape import Call, NotRecordedError, Tape, plain
 
 
@@ -27,7 +40,7 @@ class Replaying(Backend):
         """Return a function that does a call, its result written to ``call.out``, without allocating if possible."""
         raise NotImplementedError
 
-    def joined(self, first: Call, second: Call) -> Call | None:
+    def fused(self, first: Call, second: Call) -> Call | None:
         """Return one call that does what two do, of which the second alone reads what the first writes, or None."""
         return None
 
@@ -87,10 +100,16 @@ class _Replay:
             if not self.programs:
                 self._record()
             elif self.checked < len(self.programs):
-                self._check(rows[k])
+                self._check(rows[k], batch_at(chunk, start, start + self.batch_size))
             else:
                 self._replay()
         return dict(self.state), summed(self.totals)
+
+    def __del__(self) -> None:
+        """Let the memory go at once, where no check came to its end: a tape and its arrays hold each other."""
+        tape = getattr(self, "tape", None)
+        if tape is not None:
+            tape.forget()
 
     def _load(self, state: State, chunk: dict[str, Rows], scalars: Array) -> None:
         """Bring the state to the memory that the program works on, which at first is its own."""
@@ -145,12 +164,12 @@ class _Replay:
         self.turn = (self.turn + 1) % len(self.programs)
         self.state["params"] = self.places[self.turn]
 
-    def _check(self, row: Sequence[float]) -> None:
-        """Run one step plainly and replayed: all numbers must be the same."""
+    def _check(self, row: Sequence[float], batch: Batch) -> None:
+        """Run one step plainly, on a batch as the loop fetches it, and replayed: all numbers must be the same."""
         totals = {name: self._copied(a) for name, a in self.totals.items()}
         state = {name: self._copied(a) for name, a in self.state.items()}
         h = self.backend.scalars(row, state["params"].dtype)
-        state, metrics = self.step(state, dict(self.inputs), h)
+        state, metrics = self.step(state, batch, h)
         expected = {**state, **{f"{name} (metric)": totals[name] + m for name, m in metrics.items()}}
         self._replay()
         found = {**self.state, **{f"{name} (metric)": a for name, a in self.totals.items()}}

@@ -96,6 +96,8 @@ class Recorded:
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write over a part."""
         part = self[key]
+        if not hasattr(value, "shape"):
+            value = self.tape.backend.asarray(value, part.dtype)
         if not (isinstance(value, Recorded) and self.tape.same(part.value, value.value)):
             self.tape.write("asarray", (value,), part)
 
@@ -281,7 +283,7 @@ class Tape:
                     calls.append(Call("asarray", (call.pieces[i].value,), {}, part))
             else:
                 follows = bool(calls) and calls[-1] is self.calls[number - 1] and self.last.get(number - 1) == number
-                one = self.backend.joined(calls[-1], call) if follows else None
+                one = self.backend.fused(calls[-1], call) if follows else None
                 if one is not None:
                     calls.pop()
                 calls.append(call if one is None else one)

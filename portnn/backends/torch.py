@@ -6,8 +6,7 @@ import contextlib
 import functools
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -15,61 +14,41 @@ import numpy
 from portnn.backends.base import Array, Backend, Chunk, Rows, Step, own_device
 from portnn.backends.graphs import GraphChunk
 from portnn.backends.replay import Replaying
+from portnn.backends.switch import Switch
 from portnn.backends.tape import Call
 from portnn.errors import BackendError, reason
 
 
-class _Switch:
-    """The precision of products on one kind of device, which threads of the process may want in several positions."""
+class _Precision(Switch):
+    """The precision of products on one kind of device."""
 
     def __init__(self, kind: str) -> None:
-        self.kind, self.before = kind, "none"
-        self.wanted: dict[int, list[str]] = {}  # by thread; what it wanted last counts
-        self.lock = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._alone)
-
-    def want(self, precision: str) -> None:
-        with self.lock:
-            if not self.wanted:
-                self.before = self._switch.fp32_precision
-            self.wanted.setdefault(threading.get_ident(), []).append(precision)
-            self._turn()
-
-    def leave(self) -> None:
-        with self.lock:
-            mine = self.wanted[threading.get_ident()]
-            mine.pop()
-            if not mine:
-                del self.wanted[threading.get_ident()]
-            self._turn()
+        super().__init__()
+        self.kind = kind
 
     @property
-    def _switch(self) -> Any:
+    def _settings(self) -> Any:
         import torch
 
         # one per kind of device, and an older one over all, which refuses to be read beside the others
         kinds: Any = torch.backends
         return kinds.cuda.matmul if self.kind == "cuda" else kinds.mkldnn.matmul
 
-    def _turn(self) -> None:
-        last = {of_thread[-1] for of_thread in self.wanted.values()}
-        position = self.before
-        if last == {"tf32"}:
-            position = "tf32"
-        elif last and position != "none":  # which is full float32 as well
-            position = "ieee"
-        if self._switch.fp32_precision != position:
-            self._switch.fp32_precision = position
+    def read(self) -> str:
+        """``"ieee"``, ``"tf32"``, ``"bf16"`` or ``"none"``."""
+        return str(self._settings.fp32_precision)
 
-    def _alone(self) -> None:
-        """Forget the threads that a forked process does not have."""
-        me = threading.get_ident()
-        self.wanted = {thread: of_thread for thread, of_thread in self.wanted.items() if thread == me}
-        self.lock.release()
+    def turn(self, position: str) -> None:
+        """For all threads."""
+        self._settings.fp32_precision = position
+
+    def position(self, precision: str) -> str:
+        """Full float32 is ``"ieee"``, and ``"none"`` as well, which is what most processes have."""
+        full = "none" if self.before == "none" else "ieee"
+        return "tf32" if precision == "tf32" else full
 
 
-_switches = {kind: _Switch(kind) for kind in ("cpu", "cuda")}
+_precisions = {kind: _Precision(kind) for kind in ("cpu", "cuda")}
 
 
 def _one_thread() -> None:
@@ -152,19 +131,9 @@ class TorchBackend(Replaying):
 
         return int(torch.get_num_threads())
 
-    @contextlib.contextmanager
-    def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
-        """Pin the precision of float32 products, whatever the process has set, and put it back.
-
-        torch has one switch for all threads. Where some want full float32 and others TF32 at the same time, all get
-        full float32: nobody's products are coarser than what was asked for.
-        """
-        switch = _switches["cuda" if self.device.type == "cuda" else "cpu"]
-        switch.want("tf32" if matmul_precision == "tf32" else "ieee")
-        try:
-            yield
-        finally:
-            switch.leave()
+    def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
+        """Pin the precision of float32 products, whatever the process has set, and put it back: see :class:`Switch`."""
+        return _precisions["cuda" if self.device.type == "cuda" else "cpu"].at(matmul_precision)
 
     def owns(self, x: object) -> bool:
         """Whether ``x`` is a tensor."""
@@ -184,6 +153,14 @@ class TorchBackend(Replaying):
         if isinstance(x, numpy.ndarray) and not x.flags.writeable:
             x, copy = x.copy(), None
         return super().asarray(x, dtype, copy=copy)
+
+    def take(self, a: Array, index: Array | slice) -> Array:
+        """As the base class, row by row in memory and, on the CPU, from a multiple of 64 bytes on.
+
+        The last bits of a product may depend on both, and those of a batch should not on how it was fetched.
+        """
+        rows = super().take(a, index).contiguous()
+        return rows.clone() if self.device.type == "cpu" and rows.data_ptr() % 64 else rows
 
     def ran_out_of_memory(self, error: BaseException) -> bool:
         """On the CPU torch raises a RuntimeError like any other; only its text tells."""
@@ -240,12 +217,19 @@ class TorchBackend(Replaying):
         """On the CPU, where little is gained by a function of the user's being compiled."""
         return bool(self.device.type == "cpu")
 
+    @functools.cached_property
+    def _side(self) -> Any:
+        """The stream of all captures: cuBLAS keeps a workspace for each stream that it has seen."""
+        import torch
+
+        return torch.cuda.Stream(self.device)
+
     def _capture(self, body: Callable[[], None]) -> Callable[[], None]:
         """Capture what ``body`` launches; run once before on the same stream, as cuBLAS wants it."""
         import torch
 
         with torch.cuda.device(self.device):
-            stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+            stream, current = self._side, torch.cuda.current_stream()
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 body()
@@ -255,6 +239,7 @@ class TorchBackend(Replaying):
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     body()
             except BaseException:  # a capture that ends badly leaves its stream the current one
+                del self._side
                 torch.cuda.set_stream(current)
                 torch.cuda.synchronize()
                 raise
@@ -283,7 +268,7 @@ class TorchBackend(Replaying):
             name in _ELEMENTWISE
             and not kwargs
             and (
-                all(a.dtype == arrays[0].dtype for a in arrays)
+                (all(a.dtype == arrays[0].dtype for a in arrays) and _takes(arrays[0].dtype, args))
                 # with a number of another dtype torch takes that of the array, the standard that of both
                 or (name in _COMPARISONS and len(arrays) == 2 and arrays[0].ndim and arrays[1].ndim)
             )
@@ -296,7 +281,7 @@ class TorchBackend(Replaying):
         function = functools.partial(getattr(self.xp, name), *args, **kwargs)
         return lambda: out.copy_(function())
 
-    def joined(self, first: Call, second: Call) -> Call | None:
+    def fused(self, first: Call, second: Call) -> Call | None:
         """Comparisons can write what they find as numbers, which takes a tenth of the time of a bool and a cast."""
         casts = second.name == "astype" and first.name in _COMPARISONS and second.args[0] is first.out
         if not casts or any(self.shares_memory(a, second.out) for a in first.args if self.owns(a)):
@@ -333,6 +318,15 @@ class TorchBackend(Replaying):
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether they have one storage."""
         return bool(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
+
+
+def _takes(dtype: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the numbers among the arguments are what they are in that dtype: 0.5 is none of the integers."""
+    if dtype.is_floating_point:
+        return True
+    return all(
+        type(a) is (bool if str(dtype) == "torch.bool" else int) for a in args if isinstance(a, bool | int | float)
+    )
 
 
 _REDUCTIONS = {"sum": "sum", "max": "amax", "min": "amin", "argmax": "argmax"}
