@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import itertools
 import json
 import math
 import os
@@ -36,6 +37,7 @@ HERE = Path(__file__).resolve().parent
 NETWORKS = ("784-128-10", "784-512-512-10", "784-4096-4096-10", "784-64-10", "64-32-10")
 BATCHES = (32, 128, 1024, 8192)
 SAMPLES = 60_000
+ROUNDS, MORE = 7, 15  # the second where an epoch is short, and what else the machine does hits one of them
 REST = 0.2  # seconds before a turn: the threads of the one before spin for some 30 ms until they sleep (OpenBLAS)
 LARGEST_DIFFERENCE = {"sgd": 1e-3, "adam": 5e-3}  # of losses, relative: Adam divides by small gradients
 
@@ -141,6 +143,12 @@ def cases(args: argparse.Namespace) -> list[Case]:
     return found
 
 
+def usual_rounds(case: Case) -> int:
+    """Return how often to repeat a case: more often where an epoch takes some tenths of a second."""
+    parameters = sum((a + 1) * b for a, b in itertools.pairwise(case.sizes))
+    return MORE if case.samples * parameters < 10**10 else ROUNDS
+
+
 def growth(samples: int) -> list[Case]:
     """Change one thing at a time, from a network of 784-128-10 at batch 128 and SGD."""
     samples = min(samples, 12_288)
@@ -184,7 +192,7 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
     only = [f"portnn-{n}" if n not in names else n for n in args.only.split(",")] if args.only else names
     if unknown := set(only) - set(names):
         raise SystemExit(f"--only: no {', '.join(sorted(unknown))} here; there are {', '.join(names)}")
-    runs, sources = [], {}
+    runs, sources, rounds = [], {}, []
     with tempfile.TemporaryDirectory() as work:
         folders = {inputs: Path(work) / str(inputs) for inputs in {case.sizes[0] for case in asked}}
         available = {}
@@ -195,7 +203,8 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
             samples = min(case.samples, available[case.sizes[0]])
             case = dataclasses.replace(case, samples=samples, batch=min(case.batch, samples))
             taking_part = [name for name in competitors(case) if name in only]
-            found = measure(case, taking_part, args.rounds, args.epochs, str(folders[case.sizes[0]]))
+            rounds.append(args.rounds or usual_rounds(case))
+            found = measure(case, taking_part, rounds[-1], args.epochs, str(folders[case.sizes[0]]))
             runs += found
             print(speed_report.one_line(found), flush=True)
     return {
@@ -205,7 +214,7 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "threads": {"each": args.threads, "bound_to_cores": bound, "not_pinned": UNPINNED},
         "data": sources,
-        "rounds": args.rounds,
+        "rounds": min(rounds),
         "epochs_per_round": args.epochs,
         "versions": {k: v for run in runs for k, v in run.get("versions", {}).items()},
         "runs": [{k: v for k, v in run.items() if k != "versions"} for run in runs],
@@ -241,7 +250,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--optimizer", nargs="+", choices=("sgd", "adam"))
     parser.add_argument("--only", metavar="A,B", help="competitors; numpy is portnn-numpy")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="per epoch; default %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="repetitions of everything; default %(default)s")
+    usual = f"repetitions of everything; default {ROUNDS}, {MORE} where an epoch is short"
+    parser.add_argument("--rounds", type=int, help=usual)
     parser.add_argument("--epochs", type=int, default=1, help="epochs per turn; default %(default)s")
     parser.add_argument("--threads", type=int, default=cores, help="of every competitor; default %(default)s")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
