@@ -202,8 +202,10 @@ def verdict_of(speed, results, theirs):
 def test_short_epochs_are_repeated_more_often(speed):
     cases = {"784-128-10": 15, "784-512-512-10": 7, "784-4096-4096-10": 7, "784-64-10": 15}
     for network, rounds in cases.items():
-        case = speed.Case(tuple(map(int, network.split("-"))), 128, "sgd", 60_000 if network != "784-64-10" else 10_000)
-        assert speed.usual_rounds(case) == rounds
+        case = speed.cases.Case(
+            tuple(map(int, network.split("-"))), 128, "sgd", 60_000 if network != "784-64-10" else 10_000
+        )
+        assert speed.speed.usual_rounds(case) == rounds
 
 
 def test_ratio_of_medians_with_quartiles_of_the_rounds(speed):
