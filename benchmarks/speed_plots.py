@@ -86,7 +86,7 @@ def _finish(figure: Figure, title: str, results: Results, grid: list[Any], top: 
     where = about.get("gpu") or about["processor"]
     figure.text(0.12 / width, 1 - 0.3 / height, title, size=14, weight="bold", va="center")
     said = f"{where}, {threads} thread{'s' * (threads > 1)} each, {results['date'][:10]}; medians of "
-    said += f"{results['rounds']} interleaved rounds, quartiles; logarithmic scales; lower is faster"
+    said += f"at least {results['rounds']} interleaved rounds, quartiles; logarithmic scales; lower is faster"
     figure.text(0.12 / width, 1 - 0.58 / height, said, size=9, color=_MUTED, va="center")
     shown = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     labels = [label for label in NAMES.values() if label in shown]

@@ -32,16 +32,17 @@ from portnn.pure import Pure, name_of, network_key
 class Chunks:
     """Runs chunks of a step: compiled if ``how`` is True, by the plain loop if False, whichever works if ``"auto"``.
 
-    ``"auto"`` takes the loop where compiling fails, with one warning, and without one where a library that need not
-    compile would call functions of the user's in the first steps only: they may do more than they return. ``loops``
-    tells whether it does, or has come to that.
+    ``"auto"`` takes the loop where compiling fails, with one warning; without one where the library has no other way,
+    or where one that need not compile would call functions of the user's in the first steps only: they may do more
+    than they return. ``loops`` tells whether it does, or has come to that.
     """
 
     def __init__(self, backend: Backend, step: Pure, how: bool | str, who: str = "fit", warns: bool = True) -> None:
         self.backend, self.step, self.how, self.who, self.warns = backend, step, how, who, warns
-        if how is True and not backend.compiles:
-            raise ValueError(f"{who}: compile=True, but {backend.name} has nothing to compile with; use compile='auto'")
-        self.loops = how is False or (how == "auto" and backend.replays and step.key is None)
+        why_loop = backend.why_loop(step)
+        if how is True and why_loop:
+            raise ValueError(f"{who}: compile=True, but {why_loop}; use compile='auto'")
+        self.loops = how is False or bool(why_loop) or (how == "auto" and backend.replays and step.key is None)
         self._ready: dict[tuple[int, int], Chunk] = {}
 
     def run(

@@ -20,7 +20,8 @@ from portnn.backends.cupy import CupyBackend
 from portnn.backends.cupy_graph import _capturable_products
 from portnn.backends.graphs import LONGEST, GraphChunk, GraphError
 from portnn.losses import get_loss
-from portnn.step import make_step
+from portnn.pure import Pure
+from portnn.step import Chunks, make_step
 
 BATCH = 4
 RNG = np.random.default_rng(1)
@@ -163,7 +164,11 @@ def test_products_of_other_threads_are_not_captured(monkeypatch):
     assert [a.value or 0 for a in captured[0][1:]] == list(product[1:])
 
 
-def test_members_on_cupy_say_that_they_are_not_captured():
-    chunk = CupyBackend.__new__(CupyBackend).compile_chunk(SimpleNamespace(members=2), 3, 4)
-    with pytest.raises(GraphError, match="the products of members cannot be captured with CuPy"):
-        chunk({}, {}, [])
+def test_members_on_cupy_are_not_captured():
+    backend = CupyBackend.__new__(CupyBackend)
+    with pytest.raises(
+        ValueError, match="fit: compile=True, but CuPy cannot capture their products; use compile='auto'"
+    ):
+        Chunks(backend, Pure(None, "key", members=2), True)
+    assert Chunks(backend, Pure(None, "key", members=2), "auto").loops
+    assert not Chunks(backend, Pure(None, "key"), "auto").loops

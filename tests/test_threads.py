@@ -25,6 +25,7 @@ from tolerances import assert_same, assert_within
 
 import portnn
 from portnn import autograd
+from portnn.backends.switch import Switch
 
 BACKENDS = [name for name in ("numpy", "torch", "jax", "array_api_strict") if not LIBRARIES[name].why_not]
 CASES = [(kind, backend) for kind in runs.KINDS for backend in BACKENDS if (kind, backend) != ("tf32", "jax")]
@@ -231,6 +232,62 @@ def test_the_precision_of_cupy_is_that_of_all_threads(monkeypatch, first_to_leav
         threads[i].submit(contexts[i].__exit__, None, None, None).result()
         seen.append(position[0])
     assert seen == [3, 0, [0, 3][first_to_leave], 7]
+
+
+class Fake(Switch):
+    """A switch that notes its positions; it cannot be turned to one of them."""
+
+    def __init__(self, broken=None):
+        super().__init__()
+        self.now, self.broken = "of the process", broken
+
+    def read(self):
+        return self.now
+
+    def turn(self, position):
+        if position == self.broken:
+            raise UserWarning(position)
+        self.now = position
+
+    def position(self, precision):
+        return precision
+
+
+def test_who_does_not_get_the_precision_leaves_nothing_behind():
+    switch = Fake(broken="tf32")
+    for _ in range(2):
+        with pytest.raises(UserWarning, match="tf32"), switch.at("tf32"):
+            pytest.fail("is within")
+        assert not switch.wanted
+        with switch.at("float32"):
+            assert switch.now == "float32"
+        assert switch.now == "of the process"
+
+
+FORKED = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from test_threads import Fake
+
+switch = Fake()
+with ThreadPoolExecutor(1) as pool:
+    context = switch.at("tf32")
+    pool.submit(context.__enter__).result()
+    assert switch.now == "tf32"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if (switch.now, switch.wanted) == ("of the process", {}) else 1)
+    print(os.waitpid(child, 0)[1], switch.now)
+    pool.submit(context.__exit__, None, None, None).result()
+print(switch.now)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_forgets_what_other_threads_wanted():
+    here = Path(__file__).parent
+    run = subprocess.run([sys.executable, "-c", FORKED], cwd=here, capture_output=True, text=True, check=True)
+    assert run.stdout.split("\n") == ["0 tf32", "of the process", ""]
 
 
 @pytest.mark.parametrize("before", ["none", "ieee", "tf32"])

@@ -301,6 +301,14 @@ class Backend:
         """
         return self.loop_chunk(step, steps, batch_size)
 
+    def why_loop(self, step: Step) -> str:
+        """Return why steps like this one are run by the plain loop, as they are written; empty where they are not."""
+        return "" if self.compiles else f"{self.name} has nothing to compile with"
+
+    def batch(self, chunk: dict[str, Rows], start: int, stop: int) -> Batch:
+        """Return the samples of a step, as the loop hands them to it."""
+        return batch_at(chunk, start, stop)
+
     def compiled(self, function: Any) -> Callable[..., Any]:
         """Return a :class:`portnn.pure.Pure` function as fast as the library can run it; this one as it is."""
         return function
@@ -312,7 +320,7 @@ class Backend:
             total: Metrics = {}
             for k in range(steps):
                 h = self.scalars(rows[k], state["params"].dtype)
-                state, metrics = step(state, batch_at(chunk, k * batch_size, (k + 1) * batch_size), h)
+                state, metrics = step(state, self.batch(chunk, k * batch_size, (k + 1) * batch_size), h)
                 total = {name: total[name] + m for name, m in metrics.items()} if total else metrics
             return state, summed(total)
 

@@ -10,7 +10,7 @@ import numpy
 
 from portnn.backends.base import Array, Backend, Chunk, Step, own_device
 from portnn.backends.cupy_graph import capture
-from portnn.backends.graphs import GraphChunk, GraphError
+from portnn.backends.graphs import GraphChunk
 from portnn.backends.switch import Switch
 from portnn.errors import BackendError, reason
 
@@ -156,14 +156,13 @@ class CupyBackend(Backend):
 
     def compile_chunk(self, step: Step, steps: int, batch_size: int) -> Chunk:
         """Return the chunk as CUDA graphs of many steps."""
-        if getattr(step, "members", None) is None:
-            return GraphChunk(self, step, steps, batch_size, capture)
+        return GraphChunk(self, step, steps, batch_size, capture)
 
-        def refuse(*_: Any) -> Any:
-            message = "the products of members cannot be captured with CuPy"
-            raise GraphError(message)
-
-        return refuse
+    def why_loop(self, step: Step) -> str:
+        """Members end in another function of cuBLAS than the one that is made capturable."""
+        return (
+            super().why_loop(step) if getattr(step, "members", None) is None else "CuPy cannot capture their products"
+        )
 
 
 def _number(device: Any) -> int:

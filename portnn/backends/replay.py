@@ -23,7 +23,6 @@ from portnn.backends.base import (
     Rows,
     State,
     Step,
-    batch_at,
     dtype_name,
     summed,
     table,
@@ -100,7 +99,7 @@ class _Replay:
             if not self.programs:
                 self._record()
             elif self.checked < len(self.programs):
-                self._check(rows[k], batch_at(chunk, start, start + self.batch_size))
+                self._check(rows[k], backend.batch(chunk, start, start + self.batch_size))
             else:
                 self._replay()
         return dict(self.state), summed(self.totals)
@@ -133,7 +132,11 @@ class _Replay:
         state = {name: tape.hold(a) for name, a in self.state.items()}
         batch = {name: tape.hold(a) for name, a in self.inputs.items()}
         row = [tape.hold(self.row[i, ...]) for i in range(self.row.shape[0])]
-        after, metrics = self.step(dict(state), batch, row)
+        try:
+            after, metrics = self.step(dict(state), batch, row)
+        except BaseException:
+            tape.forget()
+            raise
         if not second:
             self.totals = {name: self._copied(self.backend.xp.zeros_like(plain(m))) for name, m in metrics.items()}
         for name, m in metrics.items():
@@ -189,6 +192,8 @@ class _Replay:
             self._prepare(self.tape)
         else:
             self.in_place, self.programs = False, []
+            if self.tape is not None:
+                self.tape.forget()
 
     def _same(self, a: Array, b: Array) -> bool:
         xp = self.backend.xp

@@ -50,15 +50,22 @@ class Switch:
             if not self.wanted:
                 self.before = self.read()
             self.wanted.setdefault(threading.get_ident(), []).append(precision)
-            self._settle()
+            try:
+                self._settle()
+            except BaseException:  # a warning that is an error: who did not come in will not leave
+                self._forget()
+                raise
 
     def _leave(self) -> None:
         with self.lock:
-            mine = self.wanted[threading.get_ident()]
-            mine.pop()
-            if not mine:
-                del self.wanted[threading.get_ident()]
+            self._forget()
             self._settle()
+
+    def _forget(self) -> None:
+        mine = self.wanted[threading.get_ident()]
+        mine.pop()
+        if not mine:
+            del self.wanted[threading.get_ident()]
 
     def _settle(self) -> None:
         last = {of_thread[-1] for of_thread in self.wanted.values()}
@@ -69,5 +76,8 @@ class Switch:
     def _alone(self) -> None:
         """Forget the threads that a forked process does not have."""
         me = threading.get_ident()
+        others = self.wanted.keys() - {me}
         self.wanted = {thread: of_thread for thread, of_thread in self.wanted.items() if thread == me}
+        if others:
+            self._settle()
         self.lock.release()

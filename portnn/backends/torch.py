@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from portnn.backends.base import Array, Backend, Chunk, Rows, Step, own_device
+from portnn.backends.base import Array, Backend, Batch, Chunk, Rows, Step, own_device
 from portnn.backends.graphs import GraphChunk
 from portnn.backends.replay import Replaying
 from portnn.backends.switch import Switch
@@ -154,13 +154,14 @@ class TorchBackend(Replaying):
             x, copy = x.copy(), None
         return super().asarray(x, dtype, copy=copy)
 
-    def take(self, a: Array, index: Array | slice) -> Array:
+    def batch(self, chunk: dict[str, Rows], start: int, stop: int) -> Batch:
         """As the base class, row by row in memory and, on the CPU, from a multiple of 64 bytes on.
 
-        The last bits of a product may depend on both, and those of a batch should not on how it was fetched.
+        The last bits of a product may depend on both, and those of a step should not on how its samples were fetched.
         """
-        rows = super().take(a, index).contiguous()
-        return rows.clone() if self.device.type == "cpu" and rows.data_ptr() % 64 else rows
+        batch = {name: a.contiguous() for name, a in super().batch(chunk, start, stop).items()}
+        on_host = self.device.type == "cpu"
+        return {name: a.clone() if on_host and a.data_ptr() % 64 else a for name, a in batch.items()}
 
     def ran_out_of_memory(self, error: BaseException) -> bool:
         """On the CPU torch raises a RuntimeError like any other; only its text tells."""
@@ -322,11 +323,8 @@ class TorchBackend(Replaying):
 
 def _takes(dtype: Any, args: tuple[Any, ...]) -> bool:
     """Whether the numbers among the arguments are what they are in that dtype: 0.5 is none of the integers."""
-    if dtype.is_floating_point:
-        return True
-    return all(
-        type(a) is (bool if str(dtype) == "torch.bool" else int) for a in args if isinstance(a, bool | int | float)
-    )
+    kind = bool if str(dtype) == "torch.bool" else int
+    return bool(dtype.is_floating_point) or all(hasattr(a, "layout") or type(a) is kind for a in args)
 
 
 _REDUCTIONS = {"sum": "sum", "max": "amax", "min": "amin", "argmax": "argmax"}
