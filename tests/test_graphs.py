@@ -167,7 +167,7 @@ def test_products_of_other_threads_are_not_captured(monkeypatch):
 def test_members_on_cupy_are_not_captured():
     backend = CupyBackend.__new__(CupyBackend)
     with pytest.raises(
-        ValueError, match="fit: compile=True, but CuPy cannot capture their products; use compile='auto'"
+        ValueError, match="fit: compile=True, but CuPy cannot capture the products of members; use compile='auto'"
     ):
         Chunks(backend, Pure(None, "key", members=2), True)
     assert Chunks(backend, Pure(None, "key", members=2), "auto").loops

@@ -160,9 +160,8 @@ class CupyBackend(Backend):
 
     def why_loop(self, step: Step) -> str:
         """Members end in another function of cuBLAS than the one that is made capturable."""
-        return (
-            super().why_loop(step) if getattr(step, "members", None) is None else "CuPy cannot capture their products"
-        )
+        alone = getattr(step, "members", None) is None
+        return super().why_loop(step) if alone else "CuPy cannot capture the products of members"
 
 
 def _number(device: Any) -> int:

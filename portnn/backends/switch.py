@@ -78,6 +78,8 @@ class Switch:
         me = threading.get_ident()
         others = self.wanted.keys() - {me}
         self.wanted = {thread: of_thread for thread, of_thread in self.wanted.items() if thread == me}
-        if others:
-            self._settle()
-        self.lock.release()
+        try:
+            if others:
+                self._settle()
+        finally:
+            self.lock.release()
